@@ -1,1 +1,1 @@
-"""placeholder."""
+"""What is kept: blobs, slots, columns, and how to read them back."""

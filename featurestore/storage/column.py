@@ -1,0 +1,273 @@
+"""One column of a store: append rows, find rows, read rows."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featurestore.storage import layout as _layout
+from featurestore.storage import records
+from featurestore.storage.index import ColumnIndex, damage_path, read_damage
+from featurestore.storage.reader import DamagedRowsError, read_rows
+from featurestore.storage.slots import Companion, compresses, publish, slot_numbers, to_stored
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from featurestore.storage.blob import Blobs
+    from featurestore.storage.layout import ColumnLayout
+    from featurestore.storage.reader import Selection
+    from featurestore.typing import Json
+
+_log = logging.getLogger(__name__)
+
+
+class Column:
+    """The rows of one feature, keyed by image digest. Safe to use from many threads.
+
+    Parameters
+    ----------
+    blobs : Blobs
+        The store.
+    key : str
+        The feature key.
+    writable : bool
+        Whether damage that is found may be marked in the store.
+    """
+
+    def __init__(self, blobs: Blobs, key: str, *, writable: bool) -> None:
+        self.key = _layout.require_key(key)
+        self._blobs = blobs
+        self._writable = writable
+        self._lock = threading.Lock()
+        self._layout: ColumnLayout | None = None
+        self._index: ColumnIndex | None = None
+        self._companions: dict[int, Companion] = {}
+        self._advertised = 0
+
+    @property
+    def layout(self) -> ColumnLayout | None:
+        """The column's shape, or ``None`` while it has never held a row."""
+        if self._layout is None:
+            document = records.read(self._blobs, _layout.document_path("layouts", self.key))
+            if document is not None:
+                self._adopt(_layout.ColumnLayout.from_json(document))
+        return self._layout
+
+    def lookup(self, digests: NDArray[np.uint8], *, refresh: bool = True) -> NDArray[np.int64]:
+        """Find the rows of images.
+
+        Parameters
+        ----------
+        digests : ndarray of shape (n, 16), uint8
+            Which images.
+        refresh : bool
+            Whether to look for rows that were published since the last look.
+
+        Returns
+        -------
+        ndarray of shape (n,), int64
+            Row numbers, or -1 where there is none.
+        """
+        if self.layout is None or self._index is None:
+            return np.full(len(digests), -1, np.int64)
+        if refresh:
+            self._index.refresh()
+        return self._index.lookup(digests)
+
+    def n_rows(self) -> int:
+        """Return how many images have a row.
+
+        Returns
+        -------
+        int
+            Copies count once.
+        """
+        if self.layout is None or self._index is None:
+            return 0
+        self._index.refresh()
+        digests, _ = self._index.live_rows()
+        return len(np.unique(digests, axis=0))
+
+    def nbytes(self) -> int:
+        """Return what the column's shards take on disk.
+
+        Returns
+        -------
+        int
+            Sum of file sizes [bytes], unpublished leftovers included.
+        """
+        folder = f"{_layout.column_path(self.key)}/{_layout.ACTIVATIONS}"
+        return sum(info.nbytes for info in self._blobs.list(folder))
+
+    def append(
+        self,
+        feature: Mapping[str, Json],
+        dims: Sequence[str],
+        digests: NDArray[np.uint8],
+        rows: NDArray[np.float32],
+        *,
+        dtype: str,
+        run: str,
+    ) -> None:
+        """Publish rows; when this returns they are durable.
+
+        Parameters
+        ----------
+        feature : mapping
+            What the key was made from; takes part in the layout if this is the first row.
+        dims : sequence of str
+            Names of the axes of one row.
+        digests : ndarray of shape (n, 16), uint8
+            Which images the rows are of.
+        rows : ndarray of shape (n, *shape), float32
+            Their activations.
+        dtype : {"float32", "float16"}
+            Stored dtype.
+        run : str
+            The run's id.
+        """
+        stored = to_stored(rows, dtype)
+        layout = self._require_layout(feature, dims, stored, dtype)
+        if stored.shape[1:] != layout.shape:
+            raise ValueError(f"Rows of shape {stored.shape[1:]} do not fit {layout.shape}.")
+        for start in range(0, len(stored), layout.rows_per_slot):
+            part = slice(start, start + layout.rows_per_slot)
+            slot = publish(
+                self._blobs,
+                layout,
+                digests[part],
+                stored[part],
+                run=run,
+                first_guess=self._free_slot(layout),
+            )
+            self._advertise(layout, slot + 1)
+
+    def read(self, rows: NDArray[np.int64], selection: Selection | None = None) -> NDArray[Any]:
+        """Read rows.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n,), int64
+            Row numbers, as `lookup` returns them.
+        selection : tuple of slice, optional
+            Which part of each row.
+
+        Returns
+        -------
+        ndarray of shape (n, *selected), stored dtype
+            The values.
+
+        Raises
+        ------
+        DamagedRowsError
+            If some rows are damaged. They are marked, and are misses from then on.
+        """
+        layout = self.layout
+        assert layout is not None
+        try:
+            return read_rows(self._blobs, layout, rows, selection, companion=self.companion)
+        except DamagedRowsError as err:
+            for slot, (positions, reason) in err.damage.items():
+                self._mark_damaged(slot, positions, reason)
+            raise
+
+    def companion(self, slot: int) -> Companion | None:
+        """Return who wrote a slot and what its shard must look like.
+
+        Parameters
+        ----------
+        slot : int
+            The slot's number.
+
+        Returns
+        -------
+        Companion or None
+            ``None`` if it is missing or damaged; the shard has checksums of its own.
+        """
+        known = self._companions.get(slot)
+        layout = self.layout
+        if known is None and layout is not None:
+            try:
+                data = self._blobs.get(layout.slot_name(_layout.RUN, slot))
+            except FileNotFoundError:
+                return None
+            known = Companion.from_bytes(data)
+            if known is not None:
+                self._companions[slot] = known
+        return known
+
+    def _adopt(self, layout: ColumnLayout) -> None:
+        with self._lock:
+            if self._layout is None:
+                self._index = ColumnIndex(self._blobs, layout)
+                self._layout = layout
+
+    def _require_layout(
+        self, feature: Mapping[str, Json], dims: Sequence[str], rows: NDArray[Any], dtype: str
+    ) -> ColumnLayout:
+        layout = self.layout
+        if layout is None:
+            proposed = _layout.make_layout(
+                self.key,
+                feature,
+                dtype=dtype,
+                dims=dims,
+                shape=rows.shape[1:],
+                compressed=compresses(rows),
+            )
+            path = _layout.document_path("layouts", self.key)
+            document = records.create(self._blobs, path, proposed.to_json())
+            layout = _layout.ColumnLayout.from_json(document)  # the winner's, whoever it is
+            self._adopt(layout)
+        return layout
+
+    def _free_slot(self, layout: ColumnLayout) -> int:
+        # Both folders: a swept shard leaves its number spent.
+        taken = [-1]
+        for array in (_layout.ACTIVATIONS, _layout.IMAGE):
+            folder = f"{_layout.column_path(layout.key)}/{array}"
+            taken += slot_numbers([info.name for info in self._blobs.list(folder)])
+        return max(taken) + 1
+
+    def _advertise(self, layout: ColumnLayout, n_slots: int) -> None:
+        """Let plain Zarr readers see the slot: lengths are advisory and grow in steps."""
+        with self._lock:
+            if n_slots <= self._advertised:
+                return
+            base = _layout.column_path(layout.key)
+            self._advertised = max(self._advertised, self._read_advertised(layout))
+            if n_slots <= self._advertised:
+                return
+            step = _layout.GROWTH_SLOTS
+            self._advertised = -(-n_slots // step) * step
+            for folder, metadata in _layout.group_metadata(layout, self._advertised).items():
+                path = f"{base}/{folder}/zarr.json" if folder else f"{base}/zarr.json"
+                self._blobs.replace(path, _layout.spell_metadata(metadata))
+
+    def _read_advertised(self, layout: ColumnLayout) -> int:
+        try:
+            group = json.loads(self._blobs.get(f"{_layout.column_path(layout.key)}/zarr.json"))
+            run = group["consolidated_metadata"]["metadata"][_layout.RUN]
+            return int(run["shape"][0])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return 0  # absent or damaged: written anew
+
+    def _mark_damaged(self, slot: int, positions: frozenset[int], reason: str) -> None:
+        layout = self.layout
+        assert layout is not None
+        assert self._index is not None
+        _log.warning(
+            "column %s: %d rows of slot %d are damaged: %s", self.key, len(positions), slot, reason
+        )
+        self._index.mark_damaged(slot, positions)
+        if self._writable:
+            marked = sorted(positions | read_damage(self._blobs, layout, slot))
+            marker = json.dumps({"rows": marked, "reason": reason}).encode()
+            self._blobs.replace(damage_path(layout, slot), marker)

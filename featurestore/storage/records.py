@@ -1,0 +1,133 @@
+"""Small JSON documents in a store, each carrying a checksum of itself.
+
+A flipped bit in a document must not become another shape, another model or another name, so a
+document whose checksum does not fit is damage, never data.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+
+from featurestore.canonical import canonical_json
+from featurestore.errors import CorruptDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from featurestore.storage.blob import Blobs
+    from featurestore.typing import Json
+
+
+def spell(document: Mapping[str, Json]) -> bytes:
+    """Write a document as it is stored.
+
+    Parameters
+    ----------
+    document : mapping
+        JSON-able, without ``"checksum"``.
+
+    Returns
+    -------
+    bytes
+        Indented JSON with the checksum as its last member.
+    """
+    checked = {**document, "checksum": _checksum(document)}
+    return json.dumps(checked, ensure_ascii=False, indent=1, allow_nan=False).encode("utf-8")
+
+
+def parse(data: bytes, where: str) -> dict[str, Any]:
+    """Read what `spell` wrote.
+
+    Parameters
+    ----------
+    data : bytes
+        The stored document.
+    where : str
+        Its path, for the message.
+
+    Returns
+    -------
+    dict
+        The document, without its checksum.
+
+    Raises
+    ------
+    CorruptDataError
+        If it is not JSON or its checksum does not fit.
+    """
+    try:
+        document = json.loads(data)
+        checksum = document.pop("checksum")
+        intact = checksum == _checksum(document)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        intact = False
+    if not intact:
+        raise CorruptDataError(
+            f"{where} in the store is damaged: it is not the document that was written. "
+            "Restore that file from a backup.",
+            path=where,
+            images=[],
+        )
+    return dict(document)
+
+
+def _checksum(document: Mapping[str, Json]) -> str:
+    return xxhash.xxh3_64_hexdigest(canonical_json(document))
+
+
+def read(blobs: Blobs, path: str) -> dict[str, Any] | None:
+    """Read a document.
+
+    Parameters
+    ----------
+    blobs : Blobs
+        The store.
+    path : str
+        Which document.
+
+    Returns
+    -------
+    dict or None
+        ``None`` if there is none.
+
+    Raises
+    ------
+    CorruptDataError
+        If it is damaged.
+    """
+    try:
+        data = blobs.get(path)
+    except FileNotFoundError:
+        return None
+    return parse(data, path)
+
+
+def create(blobs: Blobs, path: str, document: Mapping[str, Json]) -> dict[str, Any]:
+    """Write a document unless there is one, and return the one that stands.
+
+    Parameters
+    ----------
+    blobs : Blobs
+        The store.
+    path : str
+        Which document.
+    document : mapping
+        JSON-able.
+
+    Returns
+    -------
+    dict
+        This document, or the one of whoever was first.
+
+    Raises
+    ------
+    CorruptDataError
+        If there is one and it is damaged.
+    """
+    data = spell(document)
+    if blobs.create(path, data):
+        return parse(data, path)
+    return parse(blobs.get(path), path)

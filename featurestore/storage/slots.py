@@ -1,0 +1,312 @@
+"""Writing: rows become one immutable slot, published by its key record.
+
+A commit is: encode the rows to one shard in memory; take the next free slot number by creating
+its shard; create the companions; create the key record, last. A row exists if, and only if, a key
+record names it. A writer that is killed anywhere leaves at most files that nobody reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import google_crc32c
+import numcodecs
+import numpy as np
+import tensorstore
+import xxhash
+
+from featurestore.errors import InvalidInputError
+from featurestore.storage import layout as _layout
+from featurestore.typing import DIGEST_NBYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from featurestore.storage.blob import Blobs
+    from featurestore.storage.layout import ColumnLayout
+
+SAMPLE_NBYTES = 2**20  # enough to see whether values compress
+
+
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """What is kept beside a slot: who computed it, and what its shard must look like."""
+
+    run: str
+    """The run's id, 32 hex digits."""
+    nbytes: int
+    """Size of the shard [bytes]."""
+    checksum: int
+    """xxh3_64 of the shard."""
+
+    def to_bytes(self) -> bytes:
+        """Return the companion as its chunk is stored.
+
+        Returns
+        -------
+        bytes
+            Four little-endian unsigned 64-bit integers and a CRC-32C.
+        """
+        run = int(self.run, 16)
+        facts = [run >> 64, run & (2**64 - 1), self.nbytes, self.checksum]
+        return with_crc(np.array(facts, "<u8").tobytes())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Companion | None:
+        """Read what `to_bytes` wrote.
+
+        Parameters
+        ----------
+        data : bytes
+            The stored chunk.
+
+        Returns
+        -------
+        Companion or None
+            ``None`` if it is damaged.
+        """
+        payload = without_crc(data, 8 * _layout.N_RUN_FIELDS)
+        if payload is None:
+            return None
+        high, low, nbytes, checksum = (int(n) for n in np.frombuffer(payload, "<u8"))
+        return cls(f"{(high << 64) | low:032x}", nbytes, checksum)
+
+
+def with_crc(payload: bytes) -> bytes:
+    """Append a CRC-32C, as Zarr's codec of that name does.
+
+    Parameters
+    ----------
+    payload : bytes
+        What is protected.
+
+    Returns
+    -------
+    bytes
+        The payload and 4 bytes, little-endian.
+    """
+    return payload + int(google_crc32c.value(payload)).to_bytes(4, "little")
+
+
+def without_crc(data: bytes, nbytes: int) -> bytes | None:
+    """Check and remove a CRC-32C.
+
+    Parameters
+    ----------
+    data : bytes
+        What was stored.
+    nbytes : int
+        Size of the payload [bytes].
+
+    Returns
+    -------
+    bytes or None
+        The payload; ``None`` if the size or the checksum does not fit.
+    """
+    if len(data) != nbytes + 4:
+        return None
+    payload = data[:-4]
+    return payload if with_crc(payload) == data else None
+
+
+def compresses(rows: NDArray[Any]) -> bool:
+    """Say whether values shrink enough to be worth compressing.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, *shape)
+        The first rows of a column.
+
+    Returns
+    -------
+    bool
+        Whether zstd shrinks a sample by `COMPRESSION_PAYS` or more.
+    """
+    values = np.ascontiguousarray(rows).reshape(-1)
+    sample = values[: SAMPLE_NBYTES // values.itemsize].tobytes()
+    shrunk = numcodecs.Zstd(level=_layout.ZSTD_LEVEL).encode(sample)
+    return len(sample) >= _layout.COMPRESSION_PAYS * len(shrunk)
+
+
+def encode_shard(layout: ColumnLayout, rows: NDArray[Any]) -> bytes:
+    """Encode rows as the one shard of a slot.
+
+    Parameters
+    ----------
+    layout : ColumnLayout
+        The column.
+    rows : ndarray of shape (n, *shape), stored dtype
+        At most `rows_per_slot` rows.
+
+    Returns
+    -------
+    bytes
+        A Zarr v3 shard. Inner chunks that hold rows are there even if all their values are
+        zero, so that dead units and lost data never look alike; the others are absent.
+    """
+    memory = tensorstore.Context()
+    array = tensorstore.open(
+        {
+            "driver": "zarr3",
+            "kvstore": {"driver": "memory"},
+            "metadata": _layout.activations_metadata(layout, 1),
+            "store_data_equal_to_fill_value": True,
+        },
+        create=True,
+        context=memory,
+    ).result()
+    array[: len(rows)].write(rows).result()
+    name = layout.slot_name(_layout.ACTIVATIONS, 0).rpartition("/")[2]
+    kvstore = tensorstore.KvStore.open({"driver": "memory"}, context=memory).result()
+    return bytes(kvstore.read(name).result().value)
+
+
+def row_statistics(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the mean and the centred sum of squares of each row, as stored.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, *shape), stored dtype
+        Rows of a column.
+
+    Returns
+    -------
+    ndarray of shape (n, 2), float64
+        Not finite where a row is not.
+    """
+    stats = np.empty((len(rows), _layout.N_ROW_STATS))
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are stored as they are
+        for number, row in enumerate(rows.reshape(len(rows), -1)):
+            wide = row.astype(np.float64)
+            mean = wide.mean()
+            wide -= mean
+            stats[number] = mean, np.dot(wide, wide)
+    return stats
+
+
+def key_record(layout: ColumnLayout, digests: NDArray[np.uint8]) -> bytes:
+    """Return the key record of a slot.
+
+    Parameters
+    ----------
+    layout : ColumnLayout
+        The column.
+    digests : ndarray of shape (n, 16), uint8
+        Which images the rows are of; with none it is a tombstone.
+
+    Returns
+    -------
+    bytes
+        One digest per row of the slot, zeros for empty rows, and a CRC-32C.
+    """
+    record = np.zeros((layout.rows_per_slot, DIGEST_NBYTES), np.uint8)
+    record[: len(digests)] = digests
+    return with_crc(record.tobytes())
+
+
+def to_stored(rows: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """Convert activations to the stored dtype.
+
+    Parameters
+    ----------
+    rows : ndarray, float32
+        Activations.
+    dtype : {"float32", "float16"}
+        Stored dtype.
+
+    Returns
+    -------
+    ndarray
+        The same values, rounded to the dtype.
+
+    Raises
+    ------
+    InvalidInputError
+        If a finite value becomes infinite.
+    """
+    if dtype == "float32":
+        return np.ascontiguousarray(rows, np.float32)
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(rows, dtype)
+    if np.any(np.isinf(stored) & np.isfinite(rows)):
+        raise InvalidInputError(
+            f"Some activations exceed the range of {dtype} (largest magnitude "
+            f"{float(np.abs(rows[np.isfinite(rows)]).max()):.6g}, limit "
+            f"{float(np.finfo(dtype).max):.6g}). Ask for dtype='float32'.",
+            dtype=dtype,
+        )
+    return stored
+
+
+def publish(
+    blobs: Blobs,
+    layout: ColumnLayout,
+    digests: NDArray[np.uint8],
+    rows: NDArray[Any],
+    *,
+    run: str,
+    first_guess: int,
+) -> int:
+    """Write rows to a slot of their own and make them visible.
+
+    Parameters
+    ----------
+    blobs : Blobs
+        The store.
+    layout : ColumnLayout
+        The column.
+    digests : ndarray of shape (n, 16), uint8
+        Which images the rows are of.
+    rows : ndarray of shape (n, *shape), stored dtype
+        1 to `rows_per_slot` rows.
+    run : str
+        The run's id.
+    first_guess : int
+        A slot number that is probably free.
+
+    Returns
+    -------
+    int
+        The slot's number. When this returns, the rows survive a crash.
+    """
+    if not 1 <= len(rows) <= layout.rows_per_slot or len(rows) != len(digests):
+        raise ValueError(f"{len(rows)} rows and {len(digests)} digests do not make a slot.")
+    if not digests.any(axis=1).all():
+        raise ValueError("An all-zero digest marks an empty row and cannot name an image.")
+    shard = encode_shard(layout, rows)
+    companion = Companion(run, len(shard), xxhash.xxh3_64_intdigest(shard)).to_bytes()
+    stats = np.zeros((layout.rows_per_slot, _layout.N_ROW_STATS))
+    stats[: len(rows)] = row_statistics(rows)
+    row_stats = with_crc(stats.astype("<f8").tobytes())
+    record = key_record(layout, digests)
+    slot = first_guess
+    while True:
+        if not blobs.create(layout.slot_name(_layout.ACTIVATIONS, slot), shard):
+            slot += 1
+            continue
+        # Companions of a number whose shard is ours can only be ours, or a sweeper's leftovers.
+        blobs.replace(layout.slot_name(_layout.ROW_STATS, slot), row_stats)
+        blobs.replace(layout.slot_name(_layout.RUN, slot), companion)
+        if blobs.create(layout.slot_name(_layout.IMAGE, slot), record):
+            return slot
+        slot += 1  # swept while we were slow: the number is spent
+
+
+def slot_numbers(names: Sequence[str]) -> list[int]:
+    """Read slot numbers from the names of a listing.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Such as ``"c.12.0"``.
+
+    Returns
+    -------
+    list of int
+        Of those that are slots, in the order given.
+    """
+    parts = (name.split(".") for name in names)
+    return [int(p[1]) for p in parts if len(p) > 1 and p[0] == "c" and p[1].isdecimal()]
