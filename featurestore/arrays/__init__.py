@@ -1,1 +1,1 @@
-"""placeholder."""
+"""What is read: committed rows as labelled, lazy arrays."""

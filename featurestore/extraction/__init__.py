@@ -1,1 +1,1 @@
-"""placeholder."""
+"""Filling the gap: images through networks into columns."""

@@ -1,1 +1,1 @@
-"""placeholder."""
+"""What is missing, and what it would cost."""

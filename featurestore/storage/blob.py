@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from featurestore.errors import DiskSpaceError, ReadOnlyError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from io import FileIO
@@ -23,6 +25,9 @@ TEMPORARY_PREFIX = ".tmp."
 
 # What link(2) answers where a file system has no hard links (exFAT, some SMB and FUSE mounts).
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+_DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # no quotas on Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,22 +249,51 @@ class LocalBlobs:
         self, target: Path, data: bytes | memoryview, publish: Callable[[Path], bool]
     ) -> bool:
         """Write beside the target, make it durable, then publish it under its name."""
-        folder = target.parent
-        temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
         try:
-            descriptor = _open_new(temporary)
-        except FileNotFoundError:
-            _make_folder(folder, self.root)
-            descriptor = _open_new(temporary)
-        try:
-            with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123
-                _write_all(file.fileno(), data)
-                os.fsync(file.fileno())
-            done = publish(temporary)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(folder)
-        return done
+            return _write_beside(target, self.root, data, publish)
+        except OSError as err:
+            explained = _explained(err, self.root)
+            if explained is None:
+                raise
+            raise explained from err
+
+
+def _write_beside(
+    target: Path, root: Path, data: bytes | memoryview, publish: Callable[[Path], bool]
+) -> bool:
+    folder = target.parent
+    temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    try:
+        descriptor = _open_new(temporary)
+    except FileNotFoundError:
+        _make_folder(folder, root)
+        descriptor = _open_new(temporary)
+    try:
+        with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123
+            _write_all(file.fileno(), data)
+            os.fsync(file.fileno())
+        done = publish(temporary)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(folder)
+    return done
+
+
+def _explained(err: OSError, root: Path) -> Exception | None:
+    """Turn what the disk said into what the user can do, where that is known."""
+    if err.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return ReadOnlyError(
+            f"The store {root} cannot be written: {err.strerror}. What it holds can be read with "
+            "mode='r'; to add to it, ask for write permission or use another folder.",
+            path=str(root),
+        )
+    if err.errno in _DISK_FULL:
+        return DiskSpaceError(
+            f"The disk under the store {root} is full: {err.strerror}. Everything published "
+            "before is kept; free some space and run the same call again.",
+            path=str(root),
+        )
+    return None
 
 
 def _read_some(file: FileIO, start: int, outs: list[memoryview]) -> int:

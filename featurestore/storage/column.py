@@ -12,6 +12,7 @@ import numpy as np
 from featurestore.storage import layout as _layout
 from featurestore.storage import records
 from featurestore.storage.index import ColumnIndex, damage_path, read_damage
+from featurestore.storage.metadata import group_metadata, spell_metadata
 from featurestore.storage.reader import DamagedRowsError, read_rows
 from featurestore.storage.slots import Companion, compresses, publish, slot_numbers, to_stored
 
@@ -50,6 +51,7 @@ class Column:
         self._index: ColumnIndex | None = None
         self._companions: dict[int, Companion] = {}
         self._advertised = 0
+        self._next_slot: int | None = None
 
     @property
     def layout(self) -> ColumnLayout | None:
@@ -147,6 +149,7 @@ class Column:
                 run=run,
                 first_guess=self._free_slot(layout),
             )
+            self._next_slot = slot + 1
             self._advertise(layout, slot + 1)
 
     def read(self, rows: NDArray[np.int64], selection: Selection | None = None) -> NDArray[Any]:
@@ -229,6 +232,8 @@ class Column:
         return layout
 
     def _free_slot(self, layout: ColumnLayout) -> int:
+        if self._next_slot is not None:
+            return self._next_slot  # a guess: `publish` steps over what others took meanwhile
         # Both folders: a swept shard leaves its number spent.
         taken = [-1]
         for array in (_layout.ACTIVATIONS, _layout.IMAGE):
@@ -247,9 +252,9 @@ class Column:
                 return
             step = _layout.GROWTH_SLOTS
             self._advertised = -(-n_slots // step) * step
-            for folder, metadata in _layout.group_metadata(layout, self._advertised).items():
+            for folder, metadata in group_metadata(layout, self._advertised).items():
                 path = f"{base}/{folder}/zarr.json" if folder else f"{base}/zarr.json"
-                self._blobs.replace(path, _layout.spell_metadata(metadata))
+                self._blobs.replace(path, spell_metadata(metadata))
 
     def _read_advertised(self, layout: ColumnLayout) -> int:
         try:

@@ -18,6 +18,7 @@ import xxhash
 
 from featurestore.errors import InvalidInputError
 from featurestore.storage import layout as _layout
+from featurestore.storage.metadata import ZSTD_LEVEL, activations_metadata
 from featurestore.typing import DIGEST_NBYTES
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def compresses(rows: NDArray[Any]) -> bool:
     """
     values = np.ascontiguousarray(rows).reshape(-1)
     sample = values[: SAMPLE_NBYTES // values.itemsize].tobytes()
-    shrunk = numcodecs.Zstd(level=_layout.ZSTD_LEVEL).encode(sample)
+    shrunk = numcodecs.Zstd(level=ZSTD_LEVEL).encode(sample)
     return len(sample) >= _layout.COMPRESSION_PAYS * len(shrunk)
 
 
@@ -152,7 +153,7 @@ def encode_shard(layout: ColumnLayout, rows: NDArray[Any]) -> bytes:
         {
             "driver": "zarr3",
             "kvstore": {"driver": "memory"},
-            "metadata": _layout.activations_metadata(layout, 1),
+            "metadata": activations_metadata(layout, 1),
             "store_data_equal_to_fill_value": True,
         },
         create=True,

@@ -1,0 +1,191 @@
+"""From what the user calls a model to a record of it, loading a network only where it must."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from featurestore.errors import FeaturesMissingError, WeightsChangedError
+from featurestore.models import registry
+from featurestore.models.spec import probe_mismatch
+
+if TYPE_CHECKING:
+    from featurestore.models.network import Network
+    from featurestore.models.spec import ModelRecord, ModelRequest
+    from featurestore.storage.catalog import Catalog
+
+
+class Model:
+    """A model as one store knows it: its record, and its network once that is needed.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        The store.
+    record : ModelRecord
+        What the store remembers.
+    request : ModelRequest, optional
+        How to load the network.
+    network : Network, optional
+        The network, if it is in memory.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        record: ModelRecord,
+        *,
+        request: ModelRequest | None = None,
+        network: Network | None = None,
+    ) -> None:
+        self._catalog = catalog
+        self.record = record
+        self._request = request
+        self._network = network
+        self._lock = threading.Lock()
+
+    @property
+    def key(self) -> str:
+        """The model key."""
+        return self.record.key
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the network is in memory."""
+        return self._network is not None
+
+    def network(self) -> Network:
+        """Return the network, loading it if need be.
+
+        Returns
+        -------
+        Network
+            It has been compared with the record.
+
+        Raises
+        ------
+        WeightsChangedError
+            If what is loaded now is not what the store's values came from.
+        """
+        with self._lock:
+            if self._network is None:
+                assert self._request is not None
+                # The alias froze what "DEFAULT" means here, whatever it means elsewhere by now.
+                request = self._request
+                if request.weights == "DEFAULT":
+                    request = replace(request, weights=self.record.weights_label)
+                network = registry.load(request)
+                require_same(self.record, network)
+                self._network = network
+            return self._network
+
+
+def resolve_request(catalog: Catalog, request: ModelRequest) -> Model:
+    """Find out which model a request means in a store.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        The store.
+    request : ModelRequest
+        What the user asked for.
+
+    Returns
+    -------
+    Model
+        Not loaded if the store was asked for it before.
+
+    Raises
+    ------
+    FeaturesMissingError
+        If the store does not know the model and is read-only.
+    """
+    key = catalog.alias(request)
+    record = None if key is None else catalog.model(key)
+    if record is not None:
+        return Model(catalog, record, request=request)
+    if catalog.mode == "r":
+        raise FeaturesMissingError(
+            f"{catalog} holds nothing of {request.label} with weights {request.weights!r} and "
+            "was opened with mode='r', so nothing is computed. store.ls() lists what it holds; "
+            "open it with mode='a' to compute.",
+            missing=(),
+            model=request.label,
+        )
+    network = registry.load(request)
+    model = resolve_network(catalog, network, request)
+    standing = catalog.create_alias(request, model.key)
+    if standing == model.key:
+        return model
+    # Another process was first and its "DEFAULT" is another member: that one stands.
+    record = catalog.model(standing)
+    assert record is not None
+    return Model(catalog, record, request=request)
+
+
+def resolve_network(
+    catalog: Catalog, network: Network, request: ModelRequest | None = None
+) -> Model:
+    """Find out which model of a store a loaded network is.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        The store.
+    network : Network
+        The loaded network.
+    request : ModelRequest, optional
+        How it was loaded.
+
+    Returns
+    -------
+    Model
+        With the network in memory.
+    """
+    record = catalog.model(network.spec.key)
+    if record is None:
+        record = network.record
+        if catalog.mode == "a":
+            record = catalog.create_model(record)
+    else:
+        require_same(record, network)
+    return Model(catalog, record, request=request, network=network)
+
+
+def require_same(record: ModelRecord, network: Network) -> None:
+    """Raise unless a network is the one that a record describes.
+
+    Parameters
+    ----------
+    record : ModelRecord
+        What the store's values came from.
+    network : Network
+        What is loaded now.
+
+    Raises
+    ------
+    WeightsChangedError
+        If a part of the identity differs, or the network does something else with the probe.
+    """
+    stored, loaded = record.spec.to_json(), network.spec.to_json()
+    parts = [part for part in stored if stored[part] != loaded[part]]
+    if parts:
+        raise WeightsChangedError(
+            f"{record.label} ({record.weights_label}) is not the network that this store's values "
+            f"came from: its {' and '.join(parts)} changed. Nothing was mixed. Use a new store "
+            "for the new network, or load the old one, for example from its weights file.",
+            parts=parts,
+            stored=stored,
+            loaded=loaded,
+        )
+    modules = probe_mismatch(record, network.record)
+    if modules:
+        raise WeightsChangedError(
+            f"{record.label} ({record.weights_label}) has the same weights and settings as when "
+            f"this store was filled, but computes something else: {len(modules)} modules differ "
+            f"on the probe image, first {modules[0]!r}. A library it is built from has probably "
+            "changed; use a new store, or the library's version named in the store's runs.",
+            parts=["computation"],
+            modules=modules,
+        )

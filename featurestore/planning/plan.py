@@ -1,0 +1,278 @@
+"""What is missing: requested minus committed, found without computing anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featurestore.canonical import digest_of
+from featurestore.keys import FeatureSpec
+from featurestore.models.taps import Tap
+from featurestore.readouts import readout_shape, stored_readout
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from featurestore.images.imageset import ImageSet
+    from featurestore.models.spec import ModelRecord
+    from featurestore.planning.models import Model
+    from featurestore.storage.catalog import Catalog
+    from featurestore.typing import Precision, StoredDtype
+
+UNIT_IMAGES = 1024  # images per unit of work
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One column that is wanted, and how its values are shown."""
+
+    module: str
+    """The module as the user wrote it."""
+    feature: FeatureSpec
+    readout: str | None
+    """As the user asked; the column's own readout is in `feature`."""
+    full_dims: tuple[str, ...]
+    full_shape: tuple[int, ...]
+    """Axes of the module's own output, for one image."""
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    """Axes of a stored row."""
+
+    @property
+    def key(self) -> str:
+        """The feature key."""
+        return self.feature.key
+
+    @property
+    def row_nbytes(self) -> int:
+        """Size of one stored row, uncompressed [bytes]."""
+        return int(np.prod(self.shape)) * (2 if self.feature.dtype == "float16" else 4)
+
+    @property
+    def full(self) -> FeatureSpec | None:
+        """The column that this one can be derived from; ``None`` if it is a full one itself."""
+        feature = self.feature
+        if feature.readout is None:
+            return None
+        return FeatureSpec(feature.model, feature.tap, None, feature.precision, "float32")
+
+
+def want(
+    record: ModelRecord,
+    module: str,
+    *,
+    readout: str | None,
+    precision: Precision,
+    dtype: StoredDtype,
+) -> Wanted:
+    """Find the column that a request means.
+
+    Parameters
+    ----------
+    record : ModelRecord
+        The model.
+    module : str
+        A module with selectors, as the user wrote it.
+    readout : {None, "flatten", "avgpool"}
+        What is kept of its output.
+    precision : {"fp32", "tf32", "bf16", "fp16"}
+        Arithmetic of the forward pass.
+    dtype : {"float32", "float16"}
+        Stored dtype.
+
+    Returns
+    -------
+    Wanted
+        The column.
+
+    Raises
+    ------
+    ModuleNotFoundInModelError
+        If the model has no such module.
+    InvalidInputError
+        If the module's output cannot be kept, or the readout does not fit it.
+    """
+    tap, output = record.resolve(Tap.parse(module))
+    kept = stored_readout(readout)
+    readout_shape(readout, output.dims, output.shape, module)  # refuses what does not fit
+    dims, shape = readout_shape(kept, output.dims, output.shape, module)
+    return Wanted(
+        module=module,
+        feature=FeatureSpec(record.key, tap, kept, precision, dtype),
+        readout=readout,
+        full_dims=output.dims,
+        full_shape=output.shape,
+        dims=dims,
+        shape=shape,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What one column lacks of the images asked for. Numbers are positions in the request."""
+
+    wanted: Wanted
+    compute: NDArray[np.intp]
+    """Images that must go through the network, each content once, in the order asked for."""
+    derive: NDArray[np.intp]
+    """Images whose row can be derived from a stored full row."""
+
+    @property
+    def nbytes(self) -> int:
+        """What the gap will take on disk, at most [bytes]."""
+        return self.wanted.row_nbytes * (len(self.compute) + len(self.derive))
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Images that lack the same columns: one forward pass each serves all of these."""
+
+    images: NDArray[np.intp]
+    gaps: tuple[Gap, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A piece of work that one process can do alone."""
+
+    id: str
+    """The same wherever and whenever the plan is made."""
+    images: NDArray[np.intp]
+    modules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What would have to be computed for a request; printing it shows the cost."""
+
+    model: Model = field(repr=False)
+    images: ImageSet = field(repr=False)
+    gaps: tuple[Gap, ...] = field(repr=False)
+    """One per column asked for, also where nothing is missing."""
+
+    @property
+    def n_images(self) -> int:
+        """Images asked for, repeats included."""
+        return len(self.images)
+
+    @property
+    def n_missing(self) -> int:
+        """Images that must go through the network."""
+        return len(self._union())
+
+    @property
+    def nbytes(self) -> int:
+        """What the missing rows will take on disk, at most [bytes]."""
+        return sum(gap.nbytes for gap in self.gaps)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Missing images by what they lack, so that a forward pass stops as early as it can."""
+        lacks: dict[int, list[int]] = {}
+        for number, gap in enumerate(self.gaps):
+            for image in gap.compute.tolist():
+                lacks.setdefault(image, []).append(number)
+        together: dict[tuple[int, ...], list[int]] = {}
+        for image in sorted(lacks):
+            together.setdefault(tuple(lacks[image]), []).append(image)
+        return tuple(
+            Group(np.array(images, np.intp), tuple(self.gaps[n] for n in numbers))
+            for numbers, images in together.items()
+        )
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """The work in pieces of at most `UNIT_IMAGES` images, with deterministic ids."""
+        units = []
+        digests = self.images.digests
+        for group in self.groups:
+            keys = [gap.wanted.key for gap in group.gaps]
+            for start in range(0, len(group.images), UNIT_IMAGES):
+                part = group.images[start : start + UNIT_IMAGES]
+                identity = digest_of("unit", [sorted(keys), digests[part].tobytes().hex()])
+                modules = tuple(gap.wanted.module for gap in group.gaps)
+                units.append(Unit(identity, part, modules))
+        return tuple(units)
+
+    def _union(self) -> set[int]:
+        return {image for gap in self.gaps for image in gap.compute.tolist()}
+
+    def __repr__(self) -> str:
+        record = self.model.record
+        lines = [
+            f"<featurestore.Plan: {self.n_missing} of {self.n_images} images to compute, "
+            f"at most {format_nbytes(self.nbytes)} to store>",
+            f"  model   {record.label} ({record.weights_label})",
+        ]
+        width = max((len(gap.wanted.module) for gap in self.gaps), default=0)
+        for gap in self.gaps:
+            sizes = ", ".join(
+                f"{dim}: {n}" for dim, n in zip(gap.wanted.dims, gap.wanted.shape, strict=True)
+            )
+            derived = f", {len(gap.derive)} derived" if len(gap.derive) else ""
+            lines.append(
+                f"  module  {gap.wanted.module:<{width}}  ({sizes})  {len(gap.compute)} missing"
+                f"{derived}, {format_nbytes(gap.nbytes)}"
+            )
+        return "\n".join(lines)
+
+
+def make_plan(catalog: Catalog, model: Model, wanted: Sequence[Wanted], images: ImageSet) -> Plan:
+    """Compare what is asked for with what is there.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        The store.
+    model : Model
+        The model.
+    wanted : sequence of Wanted
+        The columns.
+    images : ImageSet
+        The images.
+
+    Returns
+    -------
+    Plan
+        Nothing was computed or written.
+    """
+    first = images.unique()
+    return Plan(model, images, tuple(_gap(catalog, column, images, first) for column in wanted))
+
+
+def _gap(catalog: Catalog, wanted: Wanted, images: ImageSet, first: NDArray[np.intp]) -> Gap:
+    missing = first[catalog.column(wanted.key).lookup(images.digests[first]) < 0]
+    full = wanted.full
+    derivable = np.zeros(len(missing), bool)
+    if full is not None and len(missing):
+        derivable = catalog.column(full.key).lookup(images.digests[missing]) >= 0
+    return Gap(wanted, missing[~derivable], missing[derivable])
+
+
+def format_nbytes(nbytes: float) -> str:
+    """Spell a size for people.
+
+    Parameters
+    ----------
+    nbytes : float
+        The size [bytes].
+
+    Returns
+    -------
+    str
+        With three digits at most and a decimal unit.
+
+    Examples
+    --------
+    >>> format_nbytes(0), format_nbytes(36_864), format_nbytes(1.5e9)
+    ('0 B', '36.9 kB', '1.5 GB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:
+            return f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.4g} TB"

@@ -1,0 +1,381 @@
+"""A whole store: its marker, and the models, aliases, runs, image sets and columns in it."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from featurestore.errors import (
+    InvalidInputError,
+    NotFoundError,
+    ReadOnlyError,
+    StoreNotFoundError,
+    did_you_mean,
+)
+from featurestore.images.imageset import ImageSet
+from featurestore.models.spec import ModelRecord
+from featurestore.storage import layout as _layout
+from featurestore.storage import records
+from featurestore.storage.blob import LocalBlobs
+from featurestore.storage.column import Column
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from featurestore.models.spec import ModelRequest
+    from featurestore.storage.blob import Blobs
+    from featurestore.storage.layout import ColumnLayout
+    from featurestore.typing import Json, PathLike
+
+Mode = Literal["a", "r"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSetInfo:
+    """One image set that a store was asked about."""
+
+    key: str
+    label: str
+    n_images: int
+    created: str
+    """When it was first asked for, UTC."""
+
+
+class Catalog:
+    """Everything in a store that is known by a key. Safe to use from many threads.
+
+    Parameters
+    ----------
+    blobs : Blobs
+        Where the store lies.
+    mode : {"a", "r"}
+        ``"r"`` never writes.
+    """
+
+    def __init__(self, blobs: Blobs, mode: Mode) -> None:
+        self.blobs = blobs
+        self.mode = mode
+        self._columns: dict[str, Column] = {}
+
+    def require_writable(self, what: str) -> None:
+        """Raise unless the store may be written.
+
+        Parameters
+        ----------
+        what : str
+            What was about to be written, for the message.
+
+        Raises
+        ------
+        ReadOnlyError
+            If the store was opened with ``mode="r"``.
+        """
+        if self.mode == "r":
+            raise ReadOnlyError(
+                f"{self} was opened with mode='r', so {what} cannot be written. "
+                "Open it with mode='a' to fill it."
+            )
+
+    def __str__(self) -> str:
+        return str(getattr(self.blobs, "root", self.blobs))
+
+    def free_nbytes(self) -> int | None:
+        """Return how much can still be written.
+
+        Returns
+        -------
+        int or None
+            Free disk space for this user [bytes]; ``None`` where that is not known.
+        """
+        root = getattr(self.blobs, "root", None)
+        return shutil.disk_usage(root).free if isinstance(root, Path) else None
+
+    def alias(self, request: ModelRequest) -> str | None:
+        """Look up which model a request means in this store.
+
+        Parameters
+        ----------
+        request : ModelRequest
+            What the user asked for.
+
+        Returns
+        -------
+        str or None
+            The model key, or ``None`` if this store was never asked for it.
+        """
+        document = records.read(self.blobs, _layout.document_path("aliases", request.alias))
+        return None if document is None else str(document["model"])
+
+    def create_alias(self, request: ModelRequest, model: str) -> str:
+        """Remember which model a request means; the first answer stands.
+
+        Parameters
+        ----------
+        request : ModelRequest
+            What the user asked for.
+        model : str
+            The model key.
+
+        Returns
+        -------
+        str
+            The model key that stands.
+        """
+        self.require_writable("a model's name")
+        path = _layout.document_path("aliases", request.alias)
+        document: dict[str, Json] = {
+            "format": _layout.FORMAT,
+            "request": request.to_json(),
+            "model": model,
+        }
+        return str(records.create(self.blobs, path, document)["model"])
+
+    def model(self, key: str) -> ModelRecord | None:
+        """Read the record of a model.
+
+        Parameters
+        ----------
+        key : str
+            The model key.
+
+        Returns
+        -------
+        ModelRecord or None
+            ``None`` if the store does not know the model.
+        """
+        document = records.read(self.blobs, _layout.document_path("models", key))
+        if document is None:
+            return None
+        _layout.require_format(document, f"Model {key}")
+        return ModelRecord.from_json(document)
+
+    def create_model(self, record: ModelRecord) -> ModelRecord:
+        """Write the record of a model, unless there is one.
+
+        Parameters
+        ----------
+        record : ModelRecord
+            What is known about the model.
+
+        Returns
+        -------
+        ModelRecord
+            The record that stands.
+        """
+        self.require_writable("a model's record")
+        path = _layout.document_path("models", record.key)
+        return ModelRecord.from_json(records.create(self.blobs, path, record.to_json()))
+
+    def create_run(self, facts: Mapping[str, Json]) -> str:
+        """Write the record of a run.
+
+        Parameters
+        ----------
+        facts : mapping
+            Who computes: versions, device, batch size.
+
+        Returns
+        -------
+        str
+            The run's id.
+        """
+        self.require_writable("a run")
+        run = uuid.uuid4().hex
+        document: dict[str, Json] = {
+            "format": _layout.FORMAT,
+            "run": run,
+            "started": _now(),
+            **facts,
+        }
+        records.create(self.blobs, _layout.document_path("runs", run), document)
+        return run
+
+    def run(self, run: str) -> dict[str, Any] | None:
+        """Read the record of a run.
+
+        Parameters
+        ----------
+        run : str
+            The run's id.
+
+        Returns
+        -------
+        dict or None
+            ``None`` if there is none.
+        """
+        return records.read(self.blobs, _layout.document_path("runs", run))
+
+    def column(self, key: str) -> Column:
+        """Return a column, whether or not it holds anything yet.
+
+        Parameters
+        ----------
+        key : str
+            The feature key.
+
+        Returns
+        -------
+        Column
+            The same object each time, so that its index is read once.
+        """
+        if key not in self._columns:
+            self._columns[key] = Column(self.blobs, key, writable=self.mode == "a")
+        return self._columns[key]
+
+    def layouts(self) -> Iterator[ColumnLayout]:
+        """Read the layout of every column that ever held a row.
+
+        Yields
+        ------
+        ColumnLayout
+            In no particular order.
+        """
+        for info in self.blobs.list("layouts"):
+            layout = self.column(info.name.removesuffix(".json")).layout
+            if layout is not None:
+                yield layout
+
+    def publish_images(self, images: ImageSet) -> None:
+        """Remember names and columns of an image set, so that they outlive the pictures.
+
+        Parameters
+        ----------
+        images : ImageSet
+            What was asked for.
+        """
+        record = images.to_record()
+        path = _layout.document_path("imagesets", images.key)
+        if _exists(self.blobs, path):
+            return
+        document: dict[str, Json] = {
+            "format": _layout.FORMAT,
+            "key": images.key,
+            "created": _now(),
+            "record": record,
+        }
+        records.create(self.blobs, path, document)
+
+    def image_sets(self) -> list[ImageSetInfo]:
+        """List every image set that this store was asked about.
+
+        Returns
+        -------
+        list of ImageSetInfo
+            Oldest first.
+        """
+        found = []
+        for info in self.blobs.list("imagesets"):
+            key = info.name.removesuffix(".json")
+            document = records.read(self.blobs, _layout.document_path("imagesets", key))
+            if document is not None:
+                images = ImageSet.from_record(document["record"])
+                found.append(ImageSetInfo(key, images.label, len(images), str(document["created"])))
+        return sorted(found, key=lambda entry: (entry.created, entry.key))
+
+    def images(self, name: str) -> ImageSet:
+        """Give an image set back.
+
+        Parameters
+        ----------
+        name : str
+            Its label, such as the folder's name, or the first digits (8 or more) of its key.
+
+        Returns
+        -------
+        ImageSet
+            Names, digests and columns; the newest if several have the label.
+
+        Raises
+        ------
+        NotFoundError
+            If there is none.
+        """
+        known = self.image_sets()
+        matches = [info for info in known if info.label == name] or [
+            info for info in known if len(name) >= 8 and info.key.startswith(name)
+        ]
+        if not matches:
+            labels = sorted({info.label for info in known})
+            raise NotFoundError(
+                f"{self} was never asked about images called {name!r}."
+                f"{did_you_mean(name, labels)} It knows: {', '.join(labels) or 'none'}.",
+                name=name,
+                choices=labels,
+            )
+        path = _layout.document_path("imagesets", matches[-1].key)
+        document = records.read(self.blobs, path)
+        assert document is not None
+        return ImageSet.from_record(document["record"])
+
+
+def open_catalog(path: PathLike, mode: Mode) -> Catalog:
+    """Open a store, making it in mode ``"a"`` if there is none.
+
+    Parameters
+    ----------
+    path : path-like
+        The store's folder.
+    mode : {"a", "r"}
+        ``"a"`` fills gaps; ``"r"`` never writes.
+
+    Returns
+    -------
+    Catalog
+        The open store.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If there is none and `mode` is ``"r"``.
+    InvalidInputError
+        If the path is something else than a store, or the mode is unknown.
+    FormatVersionError
+        If the store is in a newer format.
+    """
+    if mode not in ("a", "r"):
+        raise InvalidInputError(f"mode={mode!r} is not known. Use 'a' (fill gaps) or 'r' (read).")
+    root = Path(path).expanduser()
+    blobs = LocalBlobs(root)
+    marker = records.read(blobs, _layout.MARKER) if root.is_dir() else None
+    if marker is None:
+        marker = _make_store(blobs, root, mode)
+    _layout.require_format(marker, f"The store {root}")
+    return Catalog(blobs, mode)
+
+
+def _make_store(blobs: LocalBlobs, root: Path, mode: Mode) -> dict[str, Any]:
+    if mode == "r":
+        raise StoreNotFoundError(
+            f"There is no feature store at {root}. Check the path, or open it with mode='a' to "
+            "make one.",
+            path=str(root),
+        )
+    if root.exists() and not root.is_dir():
+        raise InvalidInputError(f"{root} is a file, not a folder that could hold a store.")
+    if root.is_dir() and any(not entry.name.startswith(".") for entry in root.iterdir()):
+        raise InvalidInputError(
+            f"{root} is a folder with other things in it, not a feature store. "
+            "Give a new folder, such as 'features.fstore'."
+        )
+    document: dict[str, Json] = {
+        "format": _layout.FORMAT,
+        "store": uuid.uuid4().hex,
+        "created": _now(),
+    }
+    return records.create(blobs, _layout.MARKER, document)
+
+
+def _exists(blobs: Blobs, path: str) -> bool:
+    try:
+        blobs.nbytes(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
