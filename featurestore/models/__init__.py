@@ -1,1 +1,1 @@
-"""placeholder."""
+"""Models: what looks. Requests, records and protocols here; networks in `sources`."""

@@ -1,0 +1,294 @@
+"""Checkpoint files and URLs: read without running anything in them, and fitted to a network."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.error import URLError
+from urllib.parse import urlparse
+
+import torch
+
+from featurestore.errors import InvalidInputError, ModelNotFoundError
+from featurestore.filehash import hash_bytes
+from featurestore.models.registry import URL_HASH
+from featurestore.optional import import_optional
+from featurestore.options import get_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+State = dict[str, Any]
+
+_NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
+# What DataParallel and torch.compile put before every name.
+_PREFIXES = ("module.", "_orig_mod.")
+_N_LISTED = 5
+
+
+def read_checkpoint(path: Path, digest: str | None = None) -> State:
+    """Read the state dict in a checkpoint file.
+
+    Parameters
+    ----------
+    path : Path
+        ``.safetensors``, or whatever `torch.save` wrote.
+    digest : str, optional
+        What the bytes must hash to.
+
+    Returns
+    -------
+    dict
+        Names to tensors; wrapping dicts and prefixes are taken off.
+
+    Raises
+    ------
+    InvalidInputError
+        If the file is missing, has changed, holds code, or holds no state dict.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as err:
+        raise InvalidInputError(f"The checkpoint {str(path)!r} cannot be read: {err}.") from err
+    if digest is not None and hash_bytes(data).hex() != digest:
+        raise InvalidInputError(
+            f"The checkpoint {str(path)!r} has changed since it was asked for (training goes on?)."
+            " Ask again, or work on a copy."
+        )
+    return unwrap(_parse(data, path), path)
+
+
+def unwrap(content: object, path: Path) -> State:
+    """Find the state dict in what a checkpoint holds.
+
+    Parameters
+    ----------
+    content : object
+        What was read.
+    path : Path
+        Where from.
+
+    Returns
+    -------
+    dict
+        Names to tensors.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is none.
+    """
+    nest = _nest(content)
+    while nest is not None:
+        content = nest
+        nest = _nest(content)
+    if not isinstance(content, Mapping) or not _has_tensors(content):
+        found = f"the keys {list(content)[:8]}" if isinstance(content, Mapping) else type(content)
+        raise InvalidInputError(
+            f"The checkpoint {str(path)!r} holds no state dict, but {found}. "
+            "Save it with torch.save(network.state_dict(), path)."
+        )
+    state = {str(name): value for name, value in content.items()}
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def require_fit(expected: Mapping[str, Any], given: Mapping[str, Any], what: str) -> None:
+    """Refuse a state dict that is not exactly a network's own.
+
+    Parameters
+    ----------
+    expected : mapping
+        The network's state dict.
+    given : mapping
+        The checkpoint's.
+    what : str
+        How to call the two in the message.
+
+    Raises
+    ------
+    InvalidInputError
+        If names or shapes differ; the differences are listed.
+    """
+    missing = [name for name in expected if name not in given]
+    unexpected = [name for name in given if name not in expected]
+    shapes = [
+        f"{name} {_shape(given[name])} for {_shape(expected[name])}"
+        for name in expected
+        if name in given and _shape(expected[name]) != _shape(given[name])
+    ]
+    found = [
+        _listed(kind, names)
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("shape", shapes))
+        if names
+    ]
+    if found:
+        raise InvalidInputError(
+            f"{what}: {'; '.join(found)}. Use the architecture that the weights were trained in.",
+            missing=missing,
+            unexpected=unexpected,
+            shapes=shapes,
+        )
+
+
+def fetch(url: str) -> Path:
+    """Download weights whose URL carries their hash, unless they are there already.
+
+    Parameters
+    ----------
+    url : str
+        Ends in ``#sha256=<64 hex digits>``, or names a file ``name-<digits>.pth``.
+
+    Returns
+    -------
+    Path
+        A file whose bytes have been checked.
+
+    Raises
+    ------
+    InvalidInputError
+        If the bytes have another hash.
+    ModelNotFoundError
+        If they cannot be downloaded.
+    """
+    digits = url_hash(url)
+    path = cached_path(url.partition("#")[0])
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        progress = get_options().progress is not False
+        try:
+            torch.hub.download_url_to_file(url.partition("#")[0], str(path), digits, progress)
+        except (URLError, OSError) as err:
+            raise download_failed(url, path) from err
+        except RuntimeError as err:
+            raise InvalidInputError(f"{url} does not serve what its hash promises: {err}.") from err
+    require_hash(path, digits)
+    return path
+
+
+def url_hash(url: str) -> str | None:
+    """Return the digits of SHA-256 that a URL promises.
+
+    Parameters
+    ----------
+    url : str
+        A URL.
+
+    Returns
+    -------
+    str or None
+        All 64, or the first few; ``None`` if it promises nothing.
+    """
+    match = URL_HASH.search(url)
+    return None if match is None else (match[1] or match[2]).lower()
+
+
+def cached_path(url: str) -> Path:
+    """Return where torch keeps the download of a URL.
+
+    Parameters
+    ----------
+    url : str
+        Without fragment.
+
+    Returns
+    -------
+    Path
+        It need not exist.
+    """
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+
+
+def require_hash(path: Path, digits: str | None) -> None:
+    """Refuse a cached file that is not what its name promises; torch checks only downloads.
+
+    Parameters
+    ----------
+    path : Path
+        A file.
+    digits : str or None
+        First digits of its SHA-256.
+
+    Raises
+    ------
+    InvalidInputError
+        If they differ.
+    """
+    if digits is None:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(digits):
+        raise InvalidInputError(
+            f"{str(path)!r} is damaged or something else: its SHA-256 starts with "
+            f"{found[: len(digits)]}, not {digits}. Delete it and try again."
+        )
+
+
+def download_failed(what: str, path: Path) -> ModelNotFoundError:
+    """Say what to do where there is no network.
+
+    Parameters
+    ----------
+    what : str
+        What was to be downloaded.
+    path : Path
+        Where the file would be kept.
+
+    Returns
+    -------
+    ModelNotFoundError
+        To be raised.
+    """
+    return ModelNotFoundError(
+        f"{what} could not be downloaded, and {str(path)!r} does not exist. Download it on a "
+        "machine with network access and put it there (TORCH_HOME moves the folder), pass a "
+        "checkpoint file as weights=, or use weights='random'.",
+        path=str(path),
+    )
+
+
+def _parse(data: bytes, path: Path) -> object:
+    if path.suffix.lower() == ".safetensors":
+        safetensors: Any = import_optional("safetensors.torch", "torch")
+        try:
+            return safetensors.load(data)
+        except import_optional("safetensors", "torch").SafetensorError as err:
+            raise InvalidInputError(f"{str(path)!r} is no safetensors file: {err}.") from err
+    try:
+        return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as err:
+        raise InvalidInputError(
+            f"The checkpoint {str(path)!r} holds more than tensors (a pickled network or other "
+            "objects), and reading those would run code from the file. Save the weights alone: "
+            "torch.save(network.state_dict(), path), or as .safetensors."
+        ) from err
+    except (RuntimeError, EOFError, ValueError, KeyError) as err:
+        raise InvalidInputError(f"{str(path)!r} is no readable checkpoint: {err}") from err
+
+
+def _nest(content: object) -> Mapping[Any, Any] | None:
+    if not isinstance(content, Mapping) or _has_tensors(content):
+        return None
+    inner = [content.get(name) for name in _NESTS]
+    return next((value for value in inner if isinstance(value, Mapping) and value), None)
+
+
+def _has_tensors(content: Mapping[Any, Any]) -> bool:
+    return any(isinstance(value, torch.Tensor) for value in content.values())
+
+
+def _shape(value: object) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+
+
+def _listed(kind: str, names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_N_LISTED])
+    more = ", …" if len(names) > _N_LISTED else ""
+    return f"{len(names)} {kind} ({shown}{more})"
