@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from featurestore.canonical import digest_of
+from featurestore.models.taps import Tap
+from featurestore.readouts import readout_shape, stored_readout
 
 if TYPE_CHECKING:
-    from featurestore.models.taps import Tap
+    from featurestore.models.spec import ModelRecord
     from featurestore.typing import Json, Precision, StoredDtype
 
 
@@ -47,3 +50,88 @@ class FeatureSpec:
             "precision": self.precision,
             "dtype": self.dtype,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One column that is wanted, and how its values are shown."""
+
+    module: str
+    """The module as the user wrote it."""
+    feature: FeatureSpec
+    readout: str | None
+    """As the user asked; the column's own readout is in `feature`."""
+    full_dims: tuple[str, ...]
+    full_shape: tuple[int, ...]
+    """Axes of the module's own output, for one image."""
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    """Axes of a stored row."""
+
+    @property
+    def key(self) -> str:
+        """The feature key."""
+        return self.feature.key
+
+    @property
+    def row_nbytes(self) -> int:
+        """Size of one stored row, uncompressed [bytes]."""
+        return math.prod(self.shape) * (2 if self.feature.dtype == "float16" else 4)
+
+    @property
+    def full(self) -> FeatureSpec | None:
+        """The column that this one can be derived from; ``None`` if it is a full one itself."""
+        feature = self.feature
+        if feature.readout is None:
+            return None
+        return FeatureSpec(feature.model, feature.tap, None, feature.precision, "float32")
+
+
+def want(
+    record: ModelRecord,
+    module: str,
+    *,
+    readout: str | None,
+    precision: Precision,
+    dtype: StoredDtype,
+) -> Wanted:
+    """Find the column that a request means.
+
+    Parameters
+    ----------
+    record : ModelRecord
+        The model.
+    module : str
+        A module with selectors, as the user wrote it.
+    readout : {None, "flatten", "avgpool"}
+        What is kept of its output.
+    precision : {"fp32", "tf32", "bf16", "fp16"}
+        Arithmetic of the forward pass.
+    dtype : {"float32", "float16"}
+        Stored dtype.
+
+    Returns
+    -------
+    Wanted
+        The column.
+
+    Raises
+    ------
+    ModuleNotFoundInModelError
+        If the model has no such module.
+    InvalidInputError
+        If the module's output cannot be kept, or the readout does not fit it.
+    """
+    tap, output = record.resolve(Tap.parse(module))
+    kept = stored_readout(readout)
+    readout_shape(readout, output.dims, output.shape, module)  # refuses what does not fit
+    dims, shape = readout_shape(kept, output.dims, output.shape, module)
+    return Wanted(
+        module=module,
+        feature=FeatureSpec(record.key, tap, kept, precision, dtype),
+        readout=readout,
+        full_dims=output.dims,
+        full_shape=output.shape,
+        dims=dims,
+        shape=shape,
+    )

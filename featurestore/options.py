@@ -27,7 +27,7 @@ def available_cpus() -> int:
     Returns
     -------
     int
-        At least 1; honours CPU affinity, as set by SLURM and containers.
+        At least 1; honours CPU affinity, as SLURM sets it, but no quota of CPU time.
     """
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
@@ -62,7 +62,8 @@ class Options:
         for name in ("memory_budget", "n_decode_workers", "n_threads", "max_image_pixels"):
             if getattr(self, name) < 1:
                 raise InvalidInputError(f"{name}={getattr(self, name)!r} must be at least 1.")
-        if self.commit_interval_s < 0 or self.lazy_threshold < 0:
+        # Written so that NaN is refused as well.
+        if not (self.commit_interval_s >= 0 and self.lazy_threshold >= 0):
             raise InvalidInputError("commit_interval_s and lazy_threshold must not be negative.")
 
 
@@ -70,9 +71,9 @@ _PARSERS: dict[str, Any] = {
     "memory_budget": lambda value: parse_nbytes(value),
     "commit_interval_s": float,
     "lazy_threshold": lambda value: parse_nbytes(value),
-    "n_decode_workers": int,
-    "n_threads": int,
-    "max_image_pixels": int,
+    "n_decode_workers": lambda value: _parse_count(value),
+    "n_threads": lambda value: _parse_count(value),
+    "max_image_pixels": lambda value: _parse_count(value),
     "cache_dir": lambda value: Path(value).expanduser(),
     "progress": lambda value: _parse_flag(value),
 }
@@ -104,14 +105,44 @@ def parse_nbytes(value: int | float | str) -> int:
     >>> parse_nbytes("2 GiB"), parse_nbytes("1.5MB"), parse_nbytes(64)
     (2147483648, 1500000, 64)
     """
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return int(value)
     text = str(value).strip().upper().replace(" ", "")
     digits = text.rstrip("BKMGTI")
     try:
         return int(float(digits) * _UNITS[text[len(digits) :] or "B"])
-    except (ValueError, KeyError) as err:
+    except (ValueError, KeyError, OverflowError) as err:
         raise InvalidInputError(f"{value!r} is not a size; write for example '2 GiB'.") from err
+
+
+def _parse_count(value: Any) -> int:
+    # int() alone would make 1 of True and 2 of 2.9.
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise InvalidInputError("it is not a whole number.")
+    return int(value)
+
+
+def format_nbytes(nbytes: float) -> str:
+    """Spell a size for people.
+
+    Parameters
+    ----------
+    nbytes : float
+        The size [bytes].
+
+    Returns
+    -------
+    str
+        With three digits at most and a decimal unit.
+
+    Examples
+    --------
+    >>> format_nbytes(0), format_nbytes(36_864), format_nbytes(1.5e9)
+    ('0 B', '36.9 kB', '1.5 GB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:
+            return f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.4g} TB"
 
 
 def _parse_flag(value: object) -> bool | None:
@@ -137,11 +168,9 @@ def _parse(name: str, value: object) -> object:
 
 
 def _from_environment() -> Options:
-    given = {
-        f.name: _parse(f.name, os.environ[f"FEATURESTORE_{f.name.upper()}"])
-        for f in fields(Options)
-        if f"FEATURESTORE_{f.name.upper()}" in os.environ
-    }
+    texts = {f.name: os.environ.get(f"FEATURESTORE_{f.name.upper()}") for f in fields(Options)}
+    # An empty variable means unset, as in most programs.
+    given = {name: _parse(name, text) for name, text in texts.items() if text}
     return Options(**given)  # type: ignore[arg-type]
 
 
@@ -182,8 +211,10 @@ class set_options:  # noqa: N801 - a function to its users, like xarray.set_opti
     """
 
     def __init__(self, **options: object) -> None:
-        self._before = _State.current
         parsed = {name: _parse(name, value) for name, value in options.items()}
+        # Only what is changed is restored: blocks of two threads may overlap without nesting, and
+        # the last to end must not bring back what the other one had set.
+        self._before = {name: getattr(_State.current, name) for name in parsed}
         _State.current = replace(_State.current, **parsed)  # type: ignore[arg-type]
 
     def __enter__(self) -> None:
@@ -195,5 +226,5 @@ class set_options:  # noqa: N801 - a function to its users, like xarray.set_opti
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Restore what was in force before."""
-        _State.current = self._before
+        """Restore what these options were before."""
+        _State.current = replace(_State.current, **self._before)

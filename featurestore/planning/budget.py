@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featurestore.errors import DiskSpaceError, MemoryBudgetError
-from featurestore.options import get_options
-from featurestore.planning.plan import format_nbytes
+from featurestore.options import format_nbytes, get_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from featurestore.planning.plan import Plan, Wanted
+    from featurestore.keys import Wanted
+    from featurestore.planning.plan import Plan
     from featurestore.storage.catalog import Catalog
 
 DISK_RESERVE_NBYTES = 64 * 2**20  # key records, companions and other people

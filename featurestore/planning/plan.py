@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featurestore.canonical import digest_of
-from featurestore.keys import FeatureSpec
-from featurestore.models.taps import Tap
-from featurestore.readouts import readout_shape, stored_readout
+from featurestore.options import format_nbytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,97 +16,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from featurestore.images.imageset import ImageSet
-    from featurestore.models.spec import ModelRecord
+    from featurestore.keys import Wanted
     from featurestore.planning.models import Model
     from featurestore.storage.catalog import Catalog
-    from featurestore.typing import Precision, StoredDtype
 
 UNIT_IMAGES = 1024  # images per unit of work
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """One column that is wanted, and how its values are shown."""
-
-    module: str
-    """The module as the user wrote it."""
-    feature: FeatureSpec
-    readout: str | None
-    """As the user asked; the column's own readout is in `feature`."""
-    full_dims: tuple[str, ...]
-    full_shape: tuple[int, ...]
-    """Axes of the module's own output, for one image."""
-    dims: tuple[str, ...]
-    shape: tuple[int, ...]
-    """Axes of a stored row."""
-
-    @property
-    def key(self) -> str:
-        """The feature key."""
-        return self.feature.key
-
-    @property
-    def row_nbytes(self) -> int:
-        """Size of one stored row, uncompressed [bytes]."""
-        return int(np.prod(self.shape)) * (2 if self.feature.dtype == "float16" else 4)
-
-    @property
-    def full(self) -> FeatureSpec | None:
-        """The column that this one can be derived from; ``None`` if it is a full one itself."""
-        feature = self.feature
-        if feature.readout is None:
-            return None
-        return FeatureSpec(feature.model, feature.tap, None, feature.precision, "float32")
-
-
-def want(
-    record: ModelRecord,
-    module: str,
-    *,
-    readout: str | None,
-    precision: Precision,
-    dtype: StoredDtype,
-) -> Wanted:
-    """Find the column that a request means.
-
-    Parameters
-    ----------
-    record : ModelRecord
-        The model.
-    module : str
-        A module with selectors, as the user wrote it.
-    readout : {None, "flatten", "avgpool"}
-        What is kept of its output.
-    precision : {"fp32", "tf32", "bf16", "fp16"}
-        Arithmetic of the forward pass.
-    dtype : {"float32", "float16"}
-        Stored dtype.
-
-    Returns
-    -------
-    Wanted
-        The column.
-
-    Raises
-    ------
-    ModuleNotFoundInModelError
-        If the model has no such module.
-    InvalidInputError
-        If the module's output cannot be kept, or the readout does not fit it.
-    """
-    tap, output = record.resolve(Tap.parse(module))
-    kept = stored_readout(readout)
-    readout_shape(readout, output.dims, output.shape, module)  # refuses what does not fit
-    dims, shape = readout_shape(kept, output.dims, output.shape, module)
-    return Wanted(
-        module=module,
-        feature=FeatureSpec(record.key, tap, kept, precision, dtype),
-        readout=readout,
-        full_dims=output.dims,
-        full_shape=output.shape,
-        dims=dims,
-        shape=shape,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,28 +163,3 @@ def _gap(catalog: Catalog, wanted: Wanted, images: ImageSet, first: NDArray[np.i
     if full is not None and len(missing):
         derivable = catalog.column(full.key).lookup(images.digests[missing]) >= 0
     return Gap(wanted, missing[~derivable], missing[derivable])
-
-
-def format_nbytes(nbytes: float) -> str:
-    """Spell a size for people.
-
-    Parameters
-    ----------
-    nbytes : float
-        The size [bytes].
-
-    Returns
-    -------
-    str
-        With three digits at most and a decimal unit.
-
-    Examples
-    --------
-    >>> format_nbytes(0), format_nbytes(36_864), format_nbytes(1.5e9)
-    ('0 B', '36.9 kB', '1.5 GB')
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
-            return f"{nbytes:.3g} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.4g} TB"

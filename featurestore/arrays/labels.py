@@ -1,0 +1,165 @@
+"""Names on arrays: which image a row is, which axes a row has, where the numbers come from."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from xarray.core import indexing
+
+from featurestore.arrays.lazy import RowsArray, StoredRows
+from featurestore.canonical import digest_of
+from featurestore.errors import MemoryBudgetError
+from featurestore.optional import import_optional
+from featurestore.options import format_nbytes, get_options
+
+if TYPE_CHECKING:
+    from featurestore.images.imageset import ImageSet
+    from featurestore.keys import Wanted
+    from featurestore.models.spec import ModelRecord
+    from featurestore.storage.catalog import Catalog
+
+IMAGE = "image"
+
+
+def labelled_array(
+    catalog: Catalog,
+    record: ModelRecord,
+    wanted: Wanted,
+    images: ImageSet,
+    *,
+    load: bool,
+) -> xr.DataArray:
+    """Show stored rows as a labelled array. Reads no values unless told to.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        The store.
+    record : ModelRecord
+        The model.
+    wanted : Wanted
+        The column, and how it is shown.
+    images : ImageSet
+        Which images, in this order.
+    load : bool
+        Whether to read everything now.
+
+    Returns
+    -------
+    DataArray (image, channel, y, x), (image, token, channel), (image, channel) or (image, feature)
+        Lazy: values are read when they are touched. Above `lazy_threshold` it is dask-backed,
+        chunked as the store is.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If it is to be loaded and exceeds `memory_budget`.
+    """
+    rows = StoredRows(
+        column=catalog.column(wanted.key),
+        shape=wanted.shape,
+        dtype=wanted.feature.dtype,
+        names=images.names,
+        digests=images.digests,
+        full=None if wanted.full is None else catalog.column(wanted.full.key),
+        readout=wanted.feature.readout,
+    )
+    flatten = wanted.readout == "flatten"
+    array = RowsArray(rows, flatten=flatten)
+    nbytes = int(np.prod(array.shape)) * array.dtype.itemsize
+    if load:
+        _require_memory(nbytes, wanted)
+    dims = (IMAGE, "feature") if flatten else (IMAGE, *wanted.dims)
+    data: Any = indexing.LazilyIndexedArray(array)
+    if nbytes > get_options().lazy_threshold:
+        data = _dask_array(array, wanted, images)
+    features = xr.DataArray(
+        xr.Variable(dims, data),
+        coords=image_coords(images),
+        name=wanted.module,
+        attrs=provenance(record, wanted),
+    )
+    return features.load() if load else features
+
+
+def image_coords(images: ImageSet) -> dict[str, Any]:
+    """Return the coordinates of the ``image`` axis.
+
+    Parameters
+    ----------
+    images : ImageSet
+        The images.
+
+    Returns
+    -------
+    dict
+        Names, digests (hex) and every column of the image set.
+    """
+    coords: dict[str, Any] = {
+        IMAGE: np.array(images.names, object),
+        "digest": (IMAGE, np.array(images.hex_digests, object)),
+    }
+    return coords | {name: (IMAGE, np.asarray(values)) for name, values in images.coords.items()}
+
+
+def provenance(record: ModelRecord, wanted: Wanted) -> dict[str, str]:
+    """Return what a number depends on, as attributes of an array.
+
+    Parameters
+    ----------
+    record : ModelRecord
+        The model.
+    wanted : Wanted
+        The column.
+
+    Returns
+    -------
+    dict of str
+        Plain text only, so that every file format keeps it.
+    """
+    feature = wanted.feature
+    return {
+        "model": record.label,
+        "weights": record.weights_label,
+        "weights_digest": record.spec.weights,
+        "model_key": record.key,
+        "module": str(feature.tap),
+        "readout": wanted.readout or "none",
+        "precision": feature.precision,
+        "preprocessing": json.dumps(record.spec.preprocessing, sort_keys=True),
+        "input_shape": "x".join(str(n) for n in record.input_shape),
+        "feature_key": feature.key,
+    }
+
+
+def _require_memory(nbytes: int, wanted: Wanted) -> None:
+    budget = get_options().memory_budget
+    if nbytes > budget:
+        raise MemoryBudgetError(
+            f"{wanted.module} of these images takes {format_nbytes(nbytes)}, and memory_budget is "
+            f"{format_nbytes(budget)}. Leave load=True out and touch only what you need, or raise "
+            "it with fs.set_options(memory_budget='…').",
+            projected_nbytes=nbytes,
+            allowed_nbytes=budget,
+        )
+
+
+def _dask_array(array: RowsArray, wanted: Wanted, images: ImageSet) -> Any:
+    dask_array = import_optional("dask.array", "all")
+    layout = array._rows.column.layout
+    rows = 256 if layout is None else layout.rows_per_slot
+    chunks = (rows, *array.shape[1:])
+    token = digest_of("array", [wanted.key, wanted.readout, images.digests.tobytes().hex()])
+    return dask_array.from_array(
+        array,
+        chunks=chunks,
+        name=f"features-{token}",
+        # Dask must not look inside, nor copy: the array reads through its own threads.
+        asarray=False,
+        fancy=True,
+        inline_array=True,
+        meta=np.empty((0,) * len(array.shape), array.dtype),
+    )

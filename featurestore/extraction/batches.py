@@ -1,0 +1,158 @@
+"""Images to batches: read, checked, decoded and transformed by threads, a few batches ahead."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featurestore.errors import ImageDecodeError
+from featurestore.images.decode import decode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    from featurestore.images.imageset import ImageSet
+    from featurestore.policy import DecodePolicy
+
+BATCHES_AHEAD = 2  # enough to hide decoding, little enough to hold
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Preprocessed images, padded to the declared size."""
+
+    images: NDArray[np.intp]
+    """Positions in the image set of the first rows; the rest is padding."""
+    inputs: NDArray[np.float32]
+    """Array of shape (batch_size, *input_shape)."""
+
+
+@dataclass(slots=True)
+class Observations:
+    """What was noticed while reading images."""
+
+    failures: dict[str, str] = field(default_factory=dict)
+    """Name of each unreadable image, and why."""
+    failed: list[int] = field(default_factory=list)
+    """Their positions in the image set."""
+    notes: dict[str, int] = field(default_factory=dict)
+    """How many images a choice of the decode policy mattered for, by choice."""
+    n_read: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    inputs: NDArray[np.float32]
+    notes: frozenset[str]
+
+
+def iterate_batches(
+    images: ImageSet,
+    wanted: NDArray[np.intp],
+    *,
+    policy: DecodePolicy,
+    transform: Callable[[Image], NDArray[np.float32]],
+    batch_size: int,
+    n_workers: int,
+    observations: Observations,
+) -> Iterator[Batch]:
+    """Read images in order and group the readable ones into batches of one size.
+
+    Every batch has the declared size: a row's last bits depend on how many rows a batch has, and
+    must not depend on which other images happened to be missing.
+
+    Parameters
+    ----------
+    images : ImageSet
+        The images.
+    wanted : ndarray of shape (n,), intp
+        Positions of those to read.
+    policy : DecodePolicy
+        How content becomes pixels.
+    transform : callable
+        From PIL image to input array.
+    batch_size : int
+        Images per batch.
+    n_workers : int
+        Threads.
+    observations : Observations
+        Filled along the way.
+
+    Yields
+    ------
+    Batch
+        The last one padded with copies of its first image.
+    """
+
+    def load(position: int) -> _Loaded:
+        content = images.content(position)
+        if content.digest != images.digests[position].tobytes():
+            raise ImageDecodeError(
+                "changed since it was listed",
+                failures={images.names[position]: "changed on disk since read_images looked at it"},
+            )
+        decoded = decode(content, policy)
+        return _Loaded(np.asarray(transform(decoded.image), np.float32), decoded.notes)
+
+    held: list[tuple[int, _Loaded]] = []
+    pool = ThreadPoolExecutor(n_workers, thread_name_prefix="featurestore-decode")
+    try:
+        for position, future in _ahead(pool, load, wanted, BATCHES_AHEAD * batch_size + n_workers):
+            loaded = _result(future, images.names[position], position, observations)
+            if loaded is not None:
+                held.append((position, loaded))
+            if len(held) == batch_size:
+                yield _batch(held, batch_size)
+                held = []
+        if held:
+            yield _batch(held, batch_size)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor,
+    load: Callable[[int], _Loaded],
+    wanted: NDArray[np.intp],
+    window: int,
+) -> Iterator[tuple[int, Future[_Loaded]]]:
+    pending: deque[tuple[int, Future[_Loaded]]] = deque()
+    for position in wanted.tolist():
+        pending.append((position, pool.submit(load, position)))
+        if len(pending) >= window:
+            yield pending.popleft()
+    while pending:
+        yield pending.popleft()
+
+
+def _result(
+    future: Future[_Loaded], name: str, position: int, observations: Observations
+) -> _Loaded | None:
+    """Wait for an image; an unreadable one is noted and left out, never the whole batch."""
+    try:
+        loaded = future.result()
+    except ImageDecodeError as err:
+        failures = err.facts.get("failures") or {}
+        observations.failures[name] = str(failures.get(name) or err.facts.get("reason") or err)
+        observations.failed.append(position)
+        return None
+    observations.n_read += 1
+    for note in loaded.notes:
+        observations.notes[note] = observations.notes.get(note, 0) + 1
+    return loaded
+
+
+def _batch(held: list[tuple[int, _Loaded]], batch_size: int) -> Batch:
+    first = held[0][1].inputs
+    inputs = np.empty((batch_size, *first.shape), np.float32)
+    for number, (_, loaded) in enumerate(held):
+        inputs[number] = loaded.inputs
+    inputs[len(held) :] = first
+    return Batch(np.array([position for position, _ in held], np.intp), inputs)

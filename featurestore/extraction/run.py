@@ -1,0 +1,354 @@
+"""The loop: batches through a network, activations to the writer."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from featurestore.errors import (
+    ExtractionInterrupted,
+    FeatureStoreWarning,
+    ImageDecodeError,
+    InvalidInputError,
+)
+from featurestore.extraction.batches import Observations, iterate_batches
+from featurestore.extraction.events import (
+    BatchDone,
+    BatchSizeHalved,
+    RunDone,
+    RunStarted,
+)
+from featurestore.extraction.writer import SlotWriter
+from featurestore.images.decode import describe_notes
+from featurestore.models.network import DeviceMemoryError
+from featurestore.options import get_options
+from featurestore.planning.budget import divide_memory, require_disk_space
+from featurestore.policy import DecodePolicy
+from featurestore.readouts import apply_readout
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from featurestore.extraction.batches import Batch
+    from featurestore.extraction.events import Event, Listener
+    from featurestore.keys import FeatureSpec, Wanted
+    from featurestore.models.network import Network, Session
+    from featurestore.models.taps import Tap
+    from featurestore.planning.plan import Gap, Group, Plan
+    from featurestore.storage.catalog import Catalog
+    from featurestore.typing import Json, Precision
+
+DERIVE_NBYTES = 64 * 2**20  # full rows read at once when a readout is derived
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to run, as far as it is not part of a key."""
+
+    device: str = "auto"
+    batch_size: int | None = None
+    errors: Literal["raise", "skip"] = "raise"
+    listeners: tuple[Listener, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
+        if self.errors not in ("raise", "skip"):
+            raise InvalidInputError(f"errors={self.errors!r} is not known. Use 'raise' or 'skip'.")
+        size = self.batch_size
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+            raise InvalidInputError(f"batch_size={size!r} is not a number of images from 1.")
+
+
+@dataclass(slots=True)
+class Report:
+    """What an extraction did."""
+
+    n_computed: int = 0
+    """Images that went through the network."""
+    n_derived: int = 0
+    """Rows that were derived from stored full rows."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Name of each image that could not be read, and why."""
+    failed: tuple[int, ...] = ()
+    """Their positions in the image set."""
+
+
+def extract(catalog: Catalog, plan: Plan, settings: Settings) -> Report:
+    """Fill the gaps of a plan.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        The store.
+    plan : Plan
+        What is missing.
+    settings : Settings
+        How to run.
+
+    Returns
+    -------
+    Report
+        What was done. Everything counted is durable.
+
+    Raises
+    ------
+    ReadOnlyError
+        If the store is read-only.
+    DiskSpaceError, MemoryBudgetError
+        If the work cannot fit; before the first forward pass.
+    ImageDecodeError
+        If some images could not be read and ``errors="raise"``; after all others were kept.
+    ExtractionInterrupted
+        If the user pressed Ctrl-C; what was computed is kept.
+    """
+    report = Report()
+    if not any(len(gap.compute) or len(gap.derive) for gap in plan.gaps):
+        return report
+    catalog.require_writable("what is missing")
+    require_disk_space(catalog, plan)
+    for gap in plan.gaps:
+        report.n_derived += _derive(catalog, plan, gap)
+    observations = Observations()
+    groups = plan.groups
+    try:
+        for group in groups:
+            _Run(catalog, plan, group, settings, observations).go()
+            report.n_computed = observations.n_read
+    except KeyboardInterrupt as err:
+        raise _interrupted(plan, observations) from err
+    finally:
+        _warn_once(observations, plan)
+    report.failures = observations.failures
+    report.failed = tuple(sorted(observations.failed))
+    if report.failures and settings.errors == "raise":
+        raise decode_error(report.failures, observations.n_read)
+    return report
+
+
+class _Run:
+    """One session of a network over one group of images."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        plan: Plan,
+        group: Group,
+        settings: Settings,
+        observations: Observations,
+    ) -> None:
+        self._catalog = catalog
+        self._plan = plan
+        self._group = group
+        self._settings = settings
+        self._observations = observations
+        self._network: Network = plan.model.network()
+        self._wanted: list[Wanted] = [gap.wanted for gap in group.gaps]
+        self._precision: Precision = self._wanted[0].feature.precision
+        # Two readouts of one module share its tap: the network is asked for it once.
+        self._taps: list[Tap] = list(dict.fromkeys(w.feature.tap for w in self._wanted))
+        self._batch_size = self._choose_batch_size()
+        self._n_threads = get_options().n_threads
+        self._id = ""
+
+    def go(self) -> None:
+        """Run every image of the group and publish its rows."""
+        options = get_options()
+        shares = divide_memory(self._wanted, self._plan.model.record.input_shape, self._batch_size)
+        columns = [(w, self._catalog.column(w.key)) for w in self._wanted]
+        with self._network.open(
+            self._taps,
+            device=self._settings.device,
+            precision=self._precision,
+            n_threads=self._n_threads,
+        ) as session:
+            self._tell(
+                RunStarted(
+                    self._plan.model.record.label,
+                    len(self._group.images),
+                    tuple(w.module for w in self._wanted),
+                    session.device,
+                    self._batch_size,
+                )
+            )
+            done_before = self._observations.n_read
+            try:
+                with SlotWriter(
+                    columns,
+                    queue_nbytes=shares.queue,
+                    buffer_nbytes=shares.buffers,
+                    commit_interval_s=options.commit_interval_s,
+                ) as writer:
+                    self._loop(session, writer)
+            finally:
+                self._tell(RunDone(self._observations.n_read - done_before))
+
+    def _loop(self, session: Session, writer: SlotWriter) -> None:
+        images = self._plan.images
+        decode = self._plan.model.record.spec.preprocessing["decode"]
+        batches = iterate_batches(
+            images,
+            self._group.images,
+            policy=DecodePolicy(**decode),  # type: ignore[arg-type]
+            transform=self._network.transform,
+            batch_size=self._batch_size,
+            n_workers=get_options().n_decode_workers,
+            observations=self._observations,
+        )
+        n_failed = len(self._observations.failed)
+        try:
+            for batch in batches:
+                for part, outputs in self._forward(session, batch):
+                    self._put(writer, session, part, outputs)
+                failed = len(self._observations.failed)
+                self._tell(BatchDone(len(batch.images) + failed - n_failed))
+                n_failed = failed
+        finally:
+            batches.close()  # type: ignore[attr-defined]
+
+    def _forward(
+        self, session: Session, batch: Batch
+    ) -> list[tuple[NDArray[np.intp], list[NDArray[np.float32]]]]:
+        """Run a batch, in smaller pieces where the device has not enough memory."""
+        try:
+            return self._pieces(session, batch)
+        except DeviceMemoryError as err:
+            if self._batch_size == 1:
+                raise
+            halved = self._batch_size // 2
+            while True:
+                self._batch_size, self._id = halved, ""  # another size is another run
+                self._tell(BatchSizeHalved(halved))
+                try:
+                    return self._pieces(session, batch)
+                except DeviceMemoryError:
+                    if halved == 1:
+                        raise err from None
+                    halved //= 2
+
+    def _pieces(
+        self, session: Session, batch: Batch
+    ) -> list[tuple[NDArray[np.intp], list[NDArray[np.float32]]]]:
+        results = []
+        for start in range(0, len(batch.images), self._batch_size):
+            part = batch.images[start : start + self._batch_size]
+            inputs = batch.inputs[start : start + self._batch_size]
+            if len(inputs) < self._batch_size:  # the last piece of a batch of odd size
+                padding = np.repeat(inputs[:1], self._batch_size - len(inputs), axis=0)
+                inputs = np.concatenate([inputs, padding])
+            outputs = session.forward(inputs)
+            results.append((part, [output[: len(part)] for output in outputs]))
+        return results
+
+    def _put(
+        self,
+        writer: SlotWriter,
+        session: Session,
+        part: NDArray[np.intp],
+        outputs: list[NDArray[np.float32]],
+    ) -> None:
+        if not self._id:
+            self._id = self._catalog.create_run(self._facts(session))
+        by_tap = dict(zip(self._taps, outputs, strict=True))
+        rows = []
+        for wanted in self._wanted:
+            full = by_tap[wanted.feature.tap]
+            if full.shape[1:] != wanted.full_shape:
+                raise InvalidInputError(
+                    f"{wanted.module} gave {full.shape[1:]} per image, and {wanted.full_shape} "
+                    "when it was probed: its shape depends on the image, so it cannot be one "
+                    "array. Give fs.preprocess(size=…) so that all images have one size.",
+                    module=wanted.module,
+                )
+            rows.append(apply_readout(wanted.feature.readout, full))
+        digests = self._plan.images.digests[part]
+        writer.put(digests, rows, range(len(rows)), self._id)
+
+    def _choose_batch_size(self) -> int:
+        if self._plan.model.record.row_depends_on_batch:
+            return 1
+        return self._settings.batch_size or self._network.default_batch_size(self._settings.device)
+
+    def _facts(self, session: Session) -> dict[str, Json]:
+        return {
+            "model": self._plan.model.key,
+            "device": session.device,
+            "precision": self._precision,
+            "batch_size": self._batch_size,
+            "n_threads": self._n_threads,
+            "environment": dict(self._network.environment()),
+        }
+
+    def _tell(self, event: Event) -> None:
+        for listener in self._settings.listeners:
+            listener(event)
+
+
+def _derive(catalog: Catalog, plan: Plan, gap: Gap) -> int:
+    """Compute a readout from stored full rows and keep it."""
+    full = gap.wanted.full
+    if full is None or not len(gap.derive):
+        return 0
+    source, target = catalog.column(full.key), catalog.column(gap.wanted.key)
+    layout = source.layout
+    assert layout is not None
+    step = max(1, DERIVE_NBYTES // layout.row_nbytes)
+    for start in range(0, len(gap.derive), step):
+        digests = plan.images.digests[gap.derive[start : start + step]]
+        rows = source.lookup(digests, refresh=False)
+        target.append(
+            gap.wanted.feature.to_json(),
+            gap.wanted.dims,
+            digests,
+            apply_readout(gap.wanted.feature.readout, source.read(rows)),
+            dtype=gap.wanted.feature.dtype,
+            run=_derivation_run(catalog, full),
+        )
+    return len(gap.derive)
+
+
+def _derivation_run(catalog: Catalog, full: FeatureSpec) -> str:
+    return catalog.create_run({"model": full.model, "derived_from": full.key})
+
+
+def decode_error(failures: dict[str, str], n_good: int) -> ImageDecodeError:
+    """Word the error that names every image that could not be read.
+
+    Parameters
+    ----------
+    failures : dict
+        Name to reason.
+    n_good : int
+        Images that were computed all the same.
+
+    Returns
+    -------
+    ImageDecodeError
+        To be raised.
+    """
+    shown = [f"{name}: {reason}" for name, reason in list(failures.items())[:10]]
+    more = f"\n  and {len(failures) - 10} more" if len(failures) > 10 else ""
+    lines = "\n  ".join(shown)
+    return ImageDecodeError(
+        f"{len(failures)} images could not be read; the {n_good} others were computed and are "
+        f"kept. Repair or remove these, or leave them out with errors='skip':\n  {lines}{more}",
+        failures=dict(failures),
+    )
+
+
+def _interrupted(plan: Plan, observations: Observations) -> ExtractionInterrupted:
+    left = plan.n_missing - observations.n_read
+    return ExtractionInterrupted(
+        f"Stopped. The rows of every finished batch are kept (about {observations.n_read} images); "
+        f"about {left} are left. The same call goes on from there.",
+        n_done=observations.n_read,
+        n_missing=left,
+    )
+
+
+def _warn_once(observations: Observations, plan: Plan) -> None:
+    text = describe_notes(observations.notes, plan.n_missing)
+    if text:
+        warnings.warn(text, FeatureStoreWarning, stacklevel=4)

@@ -1,0 +1,243 @@
+"""Rows to slots, in a thread of their own, within a bound on memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featurestore.storage.layout import rows_per_slot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from featurestore.keys import Wanted
+    from featurestore.storage.column import Column
+
+POLL_S = 0.5  # how late a partly filled slot may be published beyond its interval
+
+
+@dataclass(slots=True)
+class _Buffer:
+    """Rows of one column that wait for their slot to fill."""
+
+    wanted: Wanted
+    column: Column
+    capacity: int
+    digests: NDArray[np.uint8]
+    rows: NDArray[np.float32]
+    n: int = 0
+    since: float = 0.0
+    """When the oldest row came in [s, monotonic]."""
+
+    @property
+    def nbytes(self) -> int:
+        return self.n * 4 * int(np.prod(self.wanted.shape))
+
+
+@dataclass(slots=True)
+class _Item:
+    digests: NDArray[np.uint8]
+    outputs: Sequence[NDArray[np.float32]]
+    columns: Sequence[int]
+    """Which column each output is for."""
+    run: str
+    nbytes: int = field(default=0)
+
+
+class SlotWriter:
+    """Publishes rows in the background, full slots where it can.
+
+    Use as a context manager: leaving it publishes what is buffered, also after an error, and
+    raises what went wrong in the background.
+
+    Parameters
+    ----------
+    columns : sequence of (Wanted, Column)
+        What will be written.
+    queue_nbytes : int
+        Rows on their way here, at most [bytes]; `put` waits beyond it.
+    buffer_nbytes : int
+        Rows waiting for their slot to fill, at most [bytes].
+    commit_interval_s : float
+        A partly filled slot is published after this long [s].
+    on_published : callable, optional
+        Called in the background with (column number, number of rows) after each publication.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[tuple[Wanted, Column]],
+        *,
+        queue_nbytes: int,
+        buffer_nbytes: int,
+        commit_interval_s: float,
+        on_published: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._buffers = [_make_buffer(wanted, column) for wanted, column in columns]
+        self._queue: deque[_Item] = deque()
+        self._queue_nbytes = queue_nbytes
+        self._buffer_nbytes = buffer_nbytes
+        self._interval = commit_interval_s
+        self._on_published = on_published
+        self._held = 0
+        self._run = ""
+        self._closing = False
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="featurestore-writer", daemon=True)
+
+    def __enter__(self) -> SlotWriter:
+        """Start writing."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Publish what is left, then say what went wrong."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._join()
+        if self._error is not None and error is None:
+            raise self._error
+
+    def put(
+        self,
+        digests: NDArray[np.uint8],
+        outputs: Sequence[NDArray[np.float32]],
+        columns: Sequence[int],
+        run: str,
+    ) -> None:
+        """Hand rows over. Waits while too many are on their way.
+
+        Parameters
+        ----------
+        digests : ndarray of shape (n, 16), uint8
+            Which images the rows are of.
+        outputs : sequence of ndarray of shape (n, *shape), float32
+            Rows of several columns; not to be changed afterwards.
+        columns : sequence of int
+            Which column each is for.
+        run : str
+            The run's id.
+        """
+        nbytes = sum(output.nbytes for output in outputs)
+        with self._changed:
+            while self._held and self._held + nbytes > self._queue_nbytes and self._error is None:
+                self._changed.wait()
+            if self._error is not None:
+                raise self._error
+            self._queue.append(_Item(digests, outputs, columns, run, nbytes))
+            self._held += nbytes
+            self._changed.notify_all()
+
+    def _join(self) -> None:
+        # A second Ctrl-C while the last rows are published must not lose them.
+        while self._thread.is_alive():
+            try:
+                self._thread.join()
+            except KeyboardInterrupt:
+                continue
+
+    def _work(self) -> None:
+        try:
+            while True:
+                item = self._next()
+                if item is None:
+                    break
+                if item.columns:
+                    self._take(item)
+                self._publish_old()
+            for number in range(len(self._buffers)):
+                self._publish(number)
+        except BaseException as err:  # noqa: BLE001 - handed to the thread that waits for it
+            with self._changed:
+                self._error = err
+                self._queue.clear()
+                self._held = 0
+                self._changed.notify_all()
+
+    def _next(self) -> _Item | None:
+        """Wait for rows; an empty item means that time has passed, none that all is done."""
+        with self._changed:
+            if not self._queue and not self._closing:
+                self._changed.wait(POLL_S)
+            if self._queue:
+                return self._queue.popleft()
+            if self._closing:
+                return None
+        return _Item(np.empty((0, 16), np.uint8), (), (), self._run)
+
+    def _take(self, item: _Item) -> None:
+        if item.run != self._run:
+            for number in range(len(self._buffers)):
+                self._publish(number)  # a slot belongs to one run
+            self._run = item.run
+        for output, number in zip(item.outputs, item.columns, strict=True):
+            self._fill(number, item.digests, output)
+        with self._changed:
+            self._held -= item.nbytes
+            self._changed.notify_all()
+
+    def _fill(self, number: int, digests: NDArray[np.uint8], output: NDArray[np.float32]) -> None:
+        buffer = self._buffers[number]
+        start = 0
+        while start < len(output):
+            n = min(len(output) - start, buffer.capacity - buffer.n)
+            if buffer.n == 0:
+                buffer.since = time.monotonic()
+            into = slice(buffer.n, buffer.n + n)
+            buffer.digests[into] = digests[start : start + n]
+            buffer.rows[into] = output[start : start + n]
+            buffer.n += n
+            start += n
+            if buffer.n == buffer.capacity:
+                self._publish(number)
+        while sum(b.nbytes for b in self._buffers) > self._buffer_nbytes:
+            self._publish(max(range(len(self._buffers)), key=lambda k: self._buffers[k].nbytes))
+
+    def _publish_old(self) -> None:
+        now = time.monotonic()
+        for number, buffer in enumerate(self._buffers):
+            if buffer.n and now - buffer.since >= self._interval:
+                self._publish(number)
+
+    def _publish(self, number: int) -> None:
+        buffer = self._buffers[number]
+        if not buffer.n:
+            return
+        feature = buffer.wanted.feature
+        n, buffer.n = buffer.n, 0
+        buffer.column.append(
+            feature.to_json(),
+            buffer.wanted.dims,
+            buffer.digests[:n],
+            buffer.rows[:n],
+            dtype=feature.dtype,
+            run=self._run,
+        )
+        if self._on_published is not None:
+            self._on_published(number, n)
+
+
+def _make_buffer(wanted: Wanted, column: Column) -> _Buffer:
+    capacity = rows_per_slot(wanted.row_nbytes)
+    return _Buffer(
+        wanted,
+        column,
+        capacity,
+        np.empty((capacity, 16), np.uint8),
+        np.empty((capacity, *wanted.shape), np.float32),
+    )

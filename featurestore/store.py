@@ -1,0 +1,406 @@
+"""The front of a store: ask for features, get them; what is missing is computed first."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from featurestore.arrays.labels import labelled_array
+from featurestore.errors import FeaturesMissingError, FeatureStoreWarning, InvalidInputError
+from featurestore.extraction.events import ProgressBar, log_event
+from featurestore.extraction.run import Report, Settings, extract
+from featurestore.images.read import as_image_set
+from featurestore.keys import want
+from featurestore.tables import ColumnInfo, ColumnTable, ImageSetTable
+from featurestore.models import registry
+from featurestore.models.network import is_network
+from featurestore.options import get_options
+from featurestore.planning.models import Model, resolve_network, resolve_request
+from featurestore.planning.plan import Plan, make_plan
+from featurestore.storage.catalog import open_catalog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import xarray as xr
+
+    from featurestore.images.imageset import ImageSet
+    from featurestore.models.network import Network
+    from featurestore.models.preprocess import Preprocess
+    from featurestore.storage.catalog import Catalog, Mode
+    from featurestore.typing import PathLike, Precision, Readout, StoredDtype
+
+
+def open_store(path: PathLike, *, mode: Mode = "a") -> FeatureStore:
+    """Open a feature store, making one if there is none.
+
+    Parameters
+    ----------
+    path : path-like
+        A folder of its own, such as ``"features.fstore"``.
+    mode : {"a", "r"}
+        ``"a"`` computes and keeps what is missing. ``"r"`` never computes and never writes: it
+        works on a read-only mount and without torch.
+
+    Returns
+    -------
+    FeatureStore
+        The open store; there is nothing to close.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If there is none and `mode` is ``"r"``.
+    InvalidInputError
+        If the path is something else than a store.
+    FormatVersionError
+        If a newer version of this package wrote it.
+    """
+    return FeatureStore(open_catalog(path, mode))
+
+
+class FeatureStore:
+    """A table of activations: rows are images, columns are modules of models.
+
+    Made by `open_store`.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        Where it is kept.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._model: Model | None = None  # the last one, so that a loop over modules loads once
+
+    def __repr__(self) -> str:
+        return f"<featurestore.FeatureStore {str(self._catalog)!r} mode={self._catalog.mode!r}>"
+
+    def get(
+        self,
+        model: str | Network,
+        module: str,
+        images: ImageSet | PathLike | Sequence[Any] | Any,
+        *,
+        weights: PathLike | None = "DEFAULT",
+        seed: int = 0,
+        preprocess: Preprocess | Callable[..., Any] | None = None,
+        readout: Readout | None = None,
+        precision: Precision = "fp32",
+        dtype: StoredDtype = "float32",
+        device: str = "auto",
+        batch_size: int | None = None,
+        errors: Literal["raise", "skip"] = "raise",
+        load: bool = False,
+        progress: bool | None = None,
+    ) -> xr.DataArray:
+        """Return the activations of one module for some images, computing what is missing.
+
+        Parameters
+        ----------
+        model : str or Network
+            A name such as ``"alexnet"`` (see `featurestore.models`), or what `featurestore.wrap`
+            returned.
+        module : str
+            A module such as ``"features.10"`` (see `featurestore.modules`). ``"@0"`` picks a call
+            and ``"[0]"`` an output where there are several.
+        images : ImageSet, path, list or array
+            Whatever `featurestore.read_images` takes.
+        weights : str, path or None
+            ``"DEFAULT"``, the name of published weights, a checkpoint file, an https URL with a
+            hash, or ``"random"`` (also ``None``).
+        seed : int
+            Seed of random weights.
+        preprocess : Preprocess, optional
+            Changes to the published preprocessing, from `featurestore.preprocess`.
+        readout : {"flatten", "avgpool"}, optional
+            What is kept: all axes as one in C order, or the mean over y and x. All by default.
+        precision : {"fp32", "tf32", "bf16", "fp16"}
+            Arithmetic of the forward pass; another precision is another column.
+        dtype : {"float32", "float16"}
+            Stored dtype; another dtype is another column.
+        device : str
+            ``"auto"`` takes cuda, else mps, else cpu.
+        batch_size : int, optional
+            Images per forward pass; chosen for the device if not given.
+        errors : {"raise", "skip"}
+            What to do about unreadable images, after all others were computed and kept.
+        load : bool
+            Whether to read all values now.
+        progress : bool, optional
+            Whether to show a progress bar; where stderr is a terminal if not given.
+
+        Returns
+        -------
+        DataArray (image, channel, y, x), (image, token, channel) or (image, feature)
+            Rows in the order of `images`, repeats included; lazy, float32 unless `dtype` says
+            otherwise. Coordinates on ``image``: name, digest and all columns of the image set.
+            Attributes say what the numbers depend on.
+
+        Raises
+        ------
+        FeaturesMissingError
+            If rows are missing and the store is read-only.
+        ModelNotFoundError, ModuleNotFoundInModelError
+            If there is no such model or module; near misses are suggested.
+        ImageDecodeError
+            If images could not be read; the others are kept.
+        WeightsChangedError
+            If the model is not what it was when the store was filled.
+        CorruptDataError
+            When values are read: if they are damaged. Ask again to recompute them.
+        DiskSpaceError, MemoryBudgetError
+            If the work cannot fit; before anything is computed.
+        """
+        return self.get_many(
+            model,
+            [module],
+            images,
+            weights=weights,
+            seed=seed,
+            preprocess=preprocess,
+            readout=readout,
+            precision=precision,
+            dtype=dtype,
+            device=device,
+            batch_size=batch_size,
+            errors=errors,
+            load=load,
+            progress=progress,
+        )[module]
+
+    def get_many(
+        self,
+        model: str | Network,
+        modules: Sequence[str],
+        images: ImageSet | PathLike | Sequence[Any] | Any,
+        *,
+        device: str = "auto",
+        batch_size: int | None = None,
+        errors: Literal["raise", "skip"] = "raise",
+        load: bool = False,
+        progress: bool | None = None,
+        **request: Any,
+    ) -> dict[str, xr.DataArray]:
+        """Return the activations of several modules; one forward pass per image serves all.
+
+        Parameters
+        ----------
+        model : str or Network
+            As for `get`.
+        modules : sequence of str
+            Modules, each as for `get`.
+        images : ImageSet, path, list or array
+            As for `get`.
+        device, batch_size, errors, load, progress : object
+            As for `get`.
+        **request : object
+            ``weights``, ``seed``, ``preprocess``, ``readout``, ``precision`` and ``dtype``, as
+            for `get`.
+
+        Returns
+        -------
+        dict of DataArray
+            By module, as it was asked for. All have the same images.
+
+        Raises
+        ------
+        FeatureStoreError
+            As for `get`.
+        """
+        settings = Settings(device, batch_size, errors, _listeners(progress))
+        plan = self.plan(model, modules, images, **request)
+        images = plan.images
+        if self._catalog.mode == "r":
+            _require_complete(plan, self._catalog)
+        else:
+            self._catalog.publish_images(images)
+            images = _without(images, extract(self._catalog, plan, settings))
+        record = plan.model.record
+        return {
+            gap.wanted.module: labelled_array(self._catalog, record, gap.wanted, images, load=load)
+            for gap in plan.gaps
+        }
+
+    def plan(
+        self,
+        model: str | Network,
+        modules: str | Sequence[str],
+        images: ImageSet | PathLike | Sequence[Any] | Any,
+        *,
+        weights: PathLike | None = "DEFAULT",
+        seed: int = 0,
+        preprocess: Preprocess | Callable[..., Any] | None = None,
+        readout: Readout | None = None,
+        precision: Precision = "fp32",
+        dtype: StoredDtype = "float32",
+    ) -> Plan:
+        """Say what is missing and what it would cost; nothing is extracted.
+
+        A model that the store was never asked about is loaded and probed with two tiny batches,
+        because its shapes and the digest of its weights are needed.
+
+        Parameters
+        ----------
+        model : str or Network
+            As for `get`.
+        modules : str or sequence of str
+            One module or several.
+        images : ImageSet, path, list or array
+            As for `get`.
+        weights, seed, preprocess, readout, precision, dtype : object
+            As for `get`.
+
+        Returns
+        -------
+        Plan
+            Print it; its `n_missing`, `n_images`, `nbytes` and `units` are for programs.
+
+        Raises
+        ------
+        FeatureStoreError
+            As for `get`, except for what happens while extracting.
+        """
+        names = [modules] if isinstance(modules, str) else list(modules)
+        if not names:
+            raise InvalidInputError("No module was asked for. List them with fs.modules(model).")
+        image_set = as_image_set(images)
+        resolved = self._resolve(model, weights=weights, seed=seed, preprocess=preprocess)
+        wanted = [
+            want(resolved.record, name, readout=readout, precision=precision, dtype=dtype)
+            for name in dict.fromkeys(names)
+        ]
+        return make_plan(self._catalog, resolved, wanted, image_set)
+
+    def extract(
+        self,
+        plan: Plan,
+        *,
+        device: str = "auto",
+        batch_size: int | None = None,
+        errors: Literal["raise", "skip"] = "raise",
+        progress: bool | None = None,
+    ) -> Report:
+        """Compute and keep what a plan found missing.
+
+        Parameters
+        ----------
+        plan : Plan
+            From `plan`.
+        device, batch_size, errors, progress : object
+            As for `get`.
+
+        Returns
+        -------
+        Report
+            How many images were computed, and which could not be read.
+
+        Raises
+        ------
+        FeatureStoreError
+            As for `get`.
+        """
+        settings = Settings(device, batch_size, errors, _listeners(progress))
+        self._catalog.require_writable("what is missing")
+        self._catalog.publish_images(plan.images)
+        return extract(self._catalog, plan, settings)
+
+    def images(self, name: str | None = None) -> ImageSet | ImageSetTable:
+        """List the image sets that were asked about, or give one back.
+
+        Names, digests and columns outlive the pictures: an image set from here gets its rows
+        after the folder is gone.
+
+        Parameters
+        ----------
+        name : str, optional
+            An image set's label, such as the folder's name, or 8 or more digits of its key. The
+            newest is taken where several have the label.
+
+        Returns
+        -------
+        ImageSet or ImageSetTable
+            One image set if a name was given, else the list of them.
+
+        Raises
+        ------
+        NotFoundError
+            If there is none of that name.
+        """
+        if name is not None:
+            return self._catalog.images(name)
+        return ImageSetTable(self._catalog.image_sets())
+
+    def ls(self) -> ColumnTable:
+        """List the columns: models, modules, numbers of images, sizes.
+
+        Returns
+        -------
+        ColumnTable
+            A list of `ColumnInfo` that prints as a table, by model and module.
+        """
+        columns = []
+        for layout in self._catalog.layouts():
+            feature = layout.feature
+            record = self._catalog.model(str(feature["model"]))
+            column = self._catalog.column(layout.key)
+            columns.append(ColumnInfo.of(record, layout, column.n_rows(), column.nbytes()))
+        return ColumnTable(columns)
+
+    def _resolve(self, model: str | Network, *, weights: Any, seed: int, preprocess: Any) -> Model:
+        if is_network(model):
+            if preprocess is not None or weights not in ("DEFAULT",):
+                raise InvalidInputError(
+                    "A wrapped network brings its own weights and preprocessing; give them to "
+                    "fs.wrap(...) and leave weights= and preprocess= out."
+                )
+            return resolve_network(self._catalog, model)  # type: ignore[arg-type]
+        if not isinstance(model, str):
+            raise InvalidInputError(
+                f"{type(model).__module__}.{type(model).__qualname__} is not a model's name. Give "
+                "a name such as 'alexnet', or wrap your own network: fs.wrap(net, name=…, "
+                "preprocess=…)."
+            )
+        request = registry.request(model, weights=weights, seed=seed, preprocess=preprocess)
+        resolved = resolve_request(self._catalog, request)
+        if self._model is not None and self._model.key == resolved.key and self._model.is_loaded:
+            resolved = self._model
+        self._model = resolved
+        return resolved
+
+
+def _listeners(progress: bool | None) -> tuple[Any, ...]:
+    shown = get_options().progress if progress is None else progress
+    return (log_event, ProgressBar(shown))
+
+
+def _require_complete(plan: Plan, catalog: Catalog) -> None:
+    for gap in plan.gaps:
+        if len(gap.compute):
+            names = tuple(plan.images.names[n] for n in gap.compute)
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
+            raise FeaturesMissingError(
+                f"{catalog} lacks {gap.wanted.module} of {plan.model.record.label} for "
+                f"{len(names)} of {plan.n_images} images: {shown}. It was opened with mode='r', so "
+                "nothing is computed; open it with mode='a' to compute them.",
+                missing=names,
+                module=gap.wanted.module,
+            )
+
+
+def _without(images: ImageSet, report: Report) -> ImageSet:
+    """Leave out what could not be read, in every place where that content was asked for."""
+    if not report.failed:
+        return images
+    bad = {images.digests[n].tobytes() for n in report.failed}
+    keep = np.array([digest.tobytes() not in bad for digest in images.digests])
+    warnings.warn(
+        f"{int((~keep).sum())} of {len(images)} images could not be read and were left out: "
+        + "; ".join(f"{name}: {reason}" for name, reason in report.failures.items()),
+        FeatureStoreWarning,
+        stacklevel=4,
+    )
+    return images[keep]
