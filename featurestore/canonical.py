@@ -43,7 +43,10 @@ def canonical_json(value: Json) -> bytes:
     >>> canonical_json({"b": (1, 2.0), "a": None})
     b'{"a":null,"b":[1,2.0]}'
     """
-    _require_canonical(value, "value")
+    try:
+        _require_canonical(value, "value")
+    except RecursionError as err:
+        raise IdentityError("The value contains itself, or is nested too deeply.") from err
     text = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )

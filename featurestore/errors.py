@@ -50,20 +50,23 @@ class FeatureStoreError(Exception):
         super().__init__(message)
         self.message = message
         self.facts = facts
+        # Set, not looked up on demand: ImportError has a `name` and OSError a `filename` that
+        # would hide facts of those names.
+        for name, value in facts.items():
+            setattr(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
-        """Return the fact of that name."""
-        facts = self.__dict__.get("facts", {})
-        if name in facts:
-            return facts[name]
-        raise AttributeError(f"{type(self).__name__} has no fact {name!r}; it has {sorted(facts)}.")
+        """Say which facts there are, where none has that name."""
+        facts = sorted(self.__dict__.get("facts", {}))
+        raise AttributeError(f"{type(self).__name__} has no fact {name!r}; it has {facts}.")
 
     def __str__(self) -> str:
         # KeyError would show the repr of the message, quotes and all.
         return self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (type(self), self.message, self.facts))
+        # The state brings along what was added later, such as notes.
+        return (_rebuild, (type(self), self.message, self.facts), self.__dict__)
 
 
 def _rebuild(cls: type[FeatureStoreError], message: str, facts: dict[str, Any]) -> Any:

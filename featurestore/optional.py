@@ -35,7 +35,7 @@ def import_optional(module: str, extra: str) -> Any:
         if err.name is None or err.name.partition(".")[0] != package:
             raise  # the library is there and lacks something of its own
         raise MissingDependencyError(
-            f"This needs {package}, which is not installed. "
+            f"This needs {err.name}, which is not installed. "
             f'Install it with: pip install "featurestore[{extra}]"',
             package=package,
             extra=extra,

@@ -105,6 +105,8 @@ def parse_nbytes(value: int | float | str) -> int:
     >>> parse_nbytes("2 GiB"), parse_nbytes("1.5MB"), parse_nbytes(64)
     (2147483648, 1500000, 64)
     """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
     text = str(value).strip().upper().replace(" ", "")
     digits = text.rstrip("BKMGTI")
     try:
@@ -139,7 +141,7 @@ def format_nbytes(nbytes: float) -> str:
     ('0 B', '36.9 kB', '1.5 GB')
     """
     for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
+        if nbytes < 999.5:  # three digits would round more to 1e+03
             return f"{nbytes:.3g} {unit}"
         nbytes /= 1000
     return f"{nbytes:.4g} TB"
@@ -168,9 +170,15 @@ def _parse(name: str, value: object) -> object:
 
 
 def _from_environment() -> Options:
-    texts = {f.name: os.environ.get(f"FEATURESTORE_{f.name.upper()}") for f in fields(Options)}
-    # An empty variable means unset, as in most programs.
-    given = {name: _parse(name, text) for name, text in texts.items() if text}
+    given = {}
+    for name in (f.name for f in fields(Options)):
+        variable = f"FEATURESTORE_{name.upper()}"
+        text = os.environ.get(variable)
+        if text:  # an empty variable means unset, as in most programs
+            try:
+                given[name] = _parse(name, text)
+            except InvalidInputError as err:
+                raise InvalidInputError(f"{variable}={text!r} cannot be used. {err}") from err
     return Options(**given)  # type: ignore[arg-type]
 
 

@@ -1,0 +1,46 @@
+# Each verb makes what it needs; nothing but this checkout, Python and a package index is assumed.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: help demo check test test-all bench
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+help: ## list the verbs
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# pip knows dependency groups since 25.1, which is newer than what many Pythons bring along.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[demo,hdf5,torch]' --group dev
+	touch $@
+
+demo: $(STAMP) ## a real network and real photographs, from images to a picture of their geometry
+	$(BIN)/featurestore demo
+
+check: $(STAMP) ## what is checked without running: style, types, layers, docstrings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m numpydoc.hooks.validate_docstrings $$(find featurestore -name '*.py' | sort)
+
+test: check ## check, then the tests without the slow ones
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+test-all: check ## check, then every test that needs no network; GPU tests run where there is a GPU
+	$(BIN)/pytest -m 'not network' $(PYTEST_ARGS)
+
+bench: $(STAMP) ## run every benchmark
+	if [ -f benchmarks/run.py ]; then exec $(BIN)/python -m benchmarks.run; fi; \
+	shopt -s nullglob; \
+	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
