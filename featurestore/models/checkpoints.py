@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,12 @@ from featurestore.options import get_options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-State = dict[str, Any]
+State = OrderedDict[str, Any]
 
 _NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 # What DataParallel and torch.compile put before every name.
 _PREFIXES = ("module.", "_orig_mod.")
+_HEADS = (torch.nn.Linear, torch.nn.Conv2d)
 _N_LISTED = 5
 
 
@@ -92,10 +94,10 @@ def unwrap(content: object, path: Path) -> State:
             f"The checkpoint {str(path)!r} holds no state dict, but {found}. "
             "Save it with torch.save(network.state_dict(), path)."
         )
-    state = {str(name): value for name, value in content.items()}
+    state = with_entries(content, {})
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+            state = _without_prefix(state, prefix)
     return state
 
 
@@ -135,6 +137,102 @@ def require_fit(expected: Mapping[str, Any], given: Mapping[str, Any], what: str
             unexpected=unexpected,
             shapes=shapes,
         )
+
+
+def with_entries(state: Mapping[Any, Any], more: Mapping[str, Any]) -> State:
+    """Copy a state dict, with the versions of its modules, and add to it.
+
+    Parameters
+    ----------
+    state : mapping
+        Names to tensors.
+    more : mapping
+        Entries to add or to replace.
+
+    Returns
+    -------
+    OrderedDict
+        A new one.
+    """
+    copied: State = OrderedDict((str(name), value) for name, value in {**state, **more}.items())
+    versions = getattr(state, "_metadata", None)
+    if versions is not None:
+        copied.__dict__["_metadata"] = versions  # how torch knows older layouts of its modules
+    return copied
+
+
+def reconcile(expected: Mapping[str, Any], complete: Mapping[str, Any], state: State) -> State:
+    """Take from a checkpoint what a network in evaluation does not have.
+
+    Parameters
+    ----------
+    expected : mapping
+        The network's state dict.
+    complete : mapping
+        The same before the builder dropped its auxiliary outputs.
+    state : OrderedDict
+        The checkpoint's.
+
+    Returns
+    -------
+    OrderedDict
+        Without auxiliary outputs and with the counters of batches, which only training reads,
+        where the network has them.
+    """
+    counter = ".num_batches_tracked"
+    counters = {
+        name: expected[name] for name in expected if name.endswith(counter) and name not in state
+    }
+    kept = with_entries(state, counters)
+    for name in state:
+        frozen = name.endswith(counter) and f"{name.removesuffix(counter)}.running_mean" in expected
+        if name not in expected and (name in complete or frozen):
+            del kept[name]
+    return kept
+
+
+def resize_outputs(module: torch.nn.Module, state: Mapping[str, Any]) -> int | None:
+    """Give a network's classifiers as many classes as a checkpoint has.
+
+    Only where nothing else can be meant: every tensor of another shape belongs to a linear or
+    convolutional module, and differs in the number of outputs, everywhere from the same number
+    to the same other.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network; changed in place.
+    state : mapping
+        The checkpoint's state dict.
+
+    Returns
+    -------
+    int or None
+        The new number of classes; ``None`` if there was nothing to do, or no such case.
+    """
+    misfits = [
+        (name, tuple(value.shape), _shape(state[name]))
+        for name, value in module.state_dict().items()
+        if name in state and isinstance(value, torch.Tensor) and _shape(state[name]) != value.shape
+    ]
+    parts = {name.rpartition(".")[0] for name, _, _ in misfits}
+    changes = {(old[:1], tuple(new)[:1]) for _, old, new in misfits}
+    tails = all(old[1:] == tuple(new)[1:] for _, old, new in misfits)
+    heads = [module.get_submodule(part) for part in parts]
+    if len(changes) != 1 or not tails or not all(type(head) in _HEADS for head in heads):
+        return None
+    n_classes = int(next(iter(changes))[1][0])
+    for head in heads:
+        _resize(head, n_classes)
+    return n_classes
+
+
+def _resize(head: Any, n_outputs: int) -> None:
+    name = "out_features" if isinstance(head, torch.nn.Linear) else "out_channels"
+    setattr(head, name, n_outputs)
+    for parameter in (head.weight, head.bias):
+        if parameter is not None:
+            parameter.data = parameter.data.new_zeros((n_outputs, *parameter.shape[1:]))
 
 
 def fetch(url: str) -> Path:
@@ -278,6 +376,16 @@ def _nest(content: object) -> Mapping[Any, Any] | None:
         return None
     inner = [content.get(name) for name in _NESTS]
     return next((value for value in inner if isinstance(value, Mapping) and value), None)
+
+
+def _without_prefix(state: State, prefix: str) -> State:
+    short: State = OrderedDict((name.removeprefix(prefix), state[name]) for name in state)
+    versions = getattr(state, "_metadata", None)
+    if versions is not None:
+        short.__dict__["_metadata"] = {
+            name.removeprefix(prefix): version for name, version in versions.items()
+        }
+    return short
 
 
 def _has_tensors(content: Mapping[Any, Any]) -> bool:

@@ -248,7 +248,7 @@ def _require_consistent(changes: Mapping[str, Json]) -> None:
         raise InvalidInputError("crop= was given with center_crop=False; give resize= or size=.")
 
 
-def _identified(transform: object, id: str | None, changes: Mapping[str, Json]) -> dict[str, Json]:
+def _identified(transform: object, id: object, changes: Mapping[str, Json]) -> dict[str, Json]:
     if changes:
         raise InvalidInputError(
             f"{', '.join(changes)} cannot be changed in a transform of your own; "

@@ -145,7 +145,7 @@ def _entry_points() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
-def _split(model: str) -> tuple[str, str]:
+def _split(model: object) -> tuple[str, str]:
     if not isinstance(model, str) or not model.strip("/ "):
         raise InvalidInputError(
             f"model={model!r} is not a name; write 'alexnet' or 'source/name', or wrap your own "

@@ -1,15 +1,108 @@
-"""Identity of a built network: what its state dict does not say."""
+"""Identity of a built network: what its state dict does not say.
+
+Two networks with equal state dicts may compute different things: another number of attention
+heads, another activation, an edited ``forward``. Here is every submodule's class, settings,
+non-persistent buffers, forward hooks and, where the user wrote the class, its source.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
 
 from featurestore.canonical import digest_of
+from featurestore.models.spelling import Speller
+from featurestore.models.weights import weights_digest
 
 if TYPE_CHECKING:
-    from torch import nn
+    from featurestore.typing import Json
+
+# What nn.Module itself keeps: registries, hooks, and the training flag.
+_PLUMBING = frozenset({*vars(nn.Module()), "_is_full_backward_hook", "call_super_init"})
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def structure_digest(module: nn.Module) -> str:
-    """Stub."""
-    return digest_of("structure", repr(module))
+    """Return the digest of a network's structure.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Built, before any forward pass: some modules note things down while they run.
+
+    Returns
+    -------
+    str
+        32 hex digits, the same in every process.
+
+    Raises
+    ------
+    IdentityError
+        If a module keeps something that has no canonical form; module and attribute are named.
+    """
+    return digest_of("structure", describe(module))
+
+
+def describe(module: nn.Module) -> Json:
+    """Describe every module of a network.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network.
+
+    Returns
+    -------
+    JSON-able
+        One entry per registered name; a module registered twice is described once.
+    """
+    named = list(module.named_modules(remove_duplicate=False))
+    first: dict[int, str] = {}
+    for name, part in named:
+        first.setdefault(id(part), name)
+    speller = Speller(first, _describe_hidden)
+    return [
+        [name, _describe_part(part, name, speller)]
+        if first[id(part)] == name
+        else [name, ["same", first[id(part)]]]
+        for name, part in named
+    ]
+
+
+def _describe_hidden(module: nn.Module) -> Json:
+    # Not registered, so its weights are not in the network's state dict either.
+    return [describe(module), weights_digest(module.state_dict())]
+
+
+def _describe_part(part: nn.Module, name: str, speller: Speller) -> Json:
+    where = f"module {name!r}" if name else f"the network ({type(part).__qualname__})"
+    return {
+        "class": speller.kind(type(part)),
+        "repr": _ADDRESS.sub("", part.extra_repr()),
+        "attributes": _attributes(part, where, speller),
+        "buffers": {
+            buffer: weights_digest({buffer: part._buffers[buffer]})
+            for buffer in sorted(part._non_persistent_buffers_set)
+        },
+        "hooks": [
+            speller.value(hook, f"a forward hook of {where}")
+            for registry in _HOOKS
+            for hook in getattr(part, registry).values()
+        ],
+    }
+
+
+def _attributes(part: nn.Module, where: str, speller: Speller) -> Json:
+    if isinstance(part, torch.fx.GraphModule):
+        return {"code": part.code}
+    kept: dict[str, Any] = {
+        name: value for name, value in vars(part).items() if name not in _PLUMBING
+    }
+    return {
+        name: speller.value(value, f"{where}, attribute {name!r}")
+        for name, value in sorted(kept.items())
+    }

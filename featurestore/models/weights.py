@@ -82,9 +82,9 @@ def _little_endian(tensor: torch.Tensor) -> memoryview:
     plain = tensor.resolve_conj().resolve_neg().cpu().contiguous()
     values = plain.reshape(-1).view(torch.uint8).numpy()
     itemsize = plain.element_size() // (2 if plain.is_complex() else 1)
-    if sys.byteorder == "little" or itemsize == 1:
-        return memoryview(values)
-    return memoryview(np.ascontiguousarray(values.reshape(-1, itemsize)[:, ::-1]).reshape(-1))
+    if sys.byteorder == "big":
+        values = np.ascontiguousarray(values.reshape(-1, itemsize)[:, ::-1]).reshape(-1)
+    return memoryview(values.data)
 
 
 def _quantized_pieces(tensor: torch.Tensor, name: str) -> Iterator[bytes | memoryview]:

@@ -20,7 +20,7 @@ TINY_INPUT = (3, 32, 32)
 
 
 class TinyNetwork(nn.Module):
-    """A convolutional network for 32 × 32 pictures; equal seeds give equal weights.
+    """A convolutional network for 32 by 32 pictures; equal seeds give equal weights.
 
     Parameters
     ----------

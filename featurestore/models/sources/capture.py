@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 Path = tuple[str | int, ...]
 
 
-class Stop(BaseException):  # noqa: N818 - not an error, and a network's `except Exception` must not see it
+class Stop(BaseException):
     """Ends a forward pass once everything wanted has been caught."""
 
 
@@ -152,10 +153,8 @@ class Catch:
         with Hooks(module) as hooks:
             for name in self._wanted:
                 hooks.after(parts[name], lambda output, name=name: self._take(name, output))  # type: ignore[misc]
-            try:
+            with suppress(Stop):
                 module(batch)
-            except Stop:
-                pass
 
     def _take(self, name: str, output: object) -> None:
         call = self._calls[name]

@@ -190,33 +190,57 @@ def placed(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
 @contextmanager
 def _settings(precision: Precision, n_threads: int) -> Iterator[None]:
     backends = cast("Any", torch.backends)
-    cuda_word = "tf32" if precision == "tf32" else "ieee"
-    wanted: list[tuple[Any, str, Any]] = [
-        (backends.cuda.matmul, "fp32_precision", cuda_word),
-        (backends.cudnn.conv, "fp32_precision", cuda_word),
-        (backends.cudnn.rnn, "fp32_precision", cuda_word),
-        (backends.mkldnn.matmul, "fp32_precision", "ieee"),
-        (backends.mkldnn.conv, "fp32_precision", "ieee"),
-        (backends.mkldnn.rnn, "fp32_precision", "ieee"),
-        (backends.cudnn, "benchmark", False),
-        (backends.cudnn, "deterministic", True),
-    ]
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
-    fast_path = torch.backends.mha.get_fastpath_enabled()
+    cudnn = backends.cudnn.benchmark, backends.cudnn.deterministic
+    fast_path = backends.mha.get_fastpath_enabled()
     try:
-        for owner, name, value in wanted:
-            setattr(owner, name, value)
         torch.set_default_dtype(torch.float32)
         torch.set_num_threads(n_threads)
-        torch.backends.mha.set_fastpath_enabled(True)
-        yield
+        backends.cudnn.benchmark, backends.cudnn.deterministic = False, True
+        backends.mha.set_fastpath_enabled(True)
+        with _float32_arithmetic("tf32" if precision == "tf32" else "ieee"):
+            yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+        backends.mha.set_fastpath_enabled(fast_path)
+        backends.cudnn.benchmark, backends.cudnn.deterministic = cudnn
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
-        for owner, name, value in reversed(before):
-            setattr(owner, name, value)
+
+
+@contextmanager
+def _float32_arithmetic(word: str) -> Iterator[None]:
+    """Fix what CUDA and oneDNN make of float32, in the old settings and in the new ones.
+
+    torch keeps both, and its CUDA kernels refuse to run where they disagree.
+    """
+    backends = cast("Any", torch.backends)
+    cuda = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+    onednn = [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
+    before = [(owner, owner.fp32_precision) for owner in (*cuda, *onednn)]
+    _set_fp32([(owner, "ieee") for owner in (*cuda, *onednn)])
+    matmul, convolution = torch.get_float32_matmul_precision(), _old_cudnn_setting()
+    try:
+        torch.set_float32_matmul_precision("high" if word == "tf32" else "highest")
+        backends.cudnn.allow_tf32 = word == "tf32"
+        _set_fp32([*((owner, word) for owner in cuda), *((owner, "ieee") for owner in onednn)])
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        backends.cudnn.allow_tf32 = convolution
+        _set_fp32(before)
+
+
+def _set_fp32(values: list[tuple[Any, str]]) -> None:
+    for owner, word in values:
+        owner.fp32_precision = word
+
+
+def _old_cudnn_setting() -> bool:
+    # The new settings all say "ieee" here, and the old one can be read only if it agrees.
+    try:
+        return torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return True
 
 
 def _best_kind() -> str:

@@ -162,7 +162,8 @@ class TorchNetwork:
         }
         if torch.cuda.is_available():
             versions["cuda"] = str(torch.version.cuda)
-            versions["cudnn"] = str(torch.backends.cudnn.version())
+            cudnn: Any = torch.backends.cudnn
+            versions["cudnn"] = str(cudnn.version())
         return versions
 
     @property

@@ -19,9 +19,12 @@ from featurestore.models.checkpoints import (
     download_failed,
     fetch,
     read_checkpoint,
+    reconcile,
     require_fit,
     require_hash,
+    resize_outputs,
     url_hash,
+    with_entries,
 )
 from featurestore.models.sources.presets import resolve_transform
 from featurestore.models.sources.torch_network import TorchNetwork
@@ -185,7 +188,8 @@ def _weights_label(request: ModelRequest, published: WeightsEnum | None) -> str:
         return published.name
     if request.weights == "random":
         return f"random(seed={request.seed})"
-    return Path(request.weights_path or request.weights.partition("#")[0]).name
+    file = request.weights_path or request.weights.partition("#")[0]
+    return Path(file).name
 
 
 def _build(
@@ -206,15 +210,16 @@ def _build(
             )
         else:
             state = read_checkpoint(fetch(request.weights))
-        return _retrained(builder, member, state, arguments, request)
+        return _retrained(builder, member, state, arguments, request.label)
 
 
-def _untrained(builder: Callable[..., Any], arguments: Mapping[str, Any]) -> torch.nn.Module:
+def _untrained(
+    builder: Callable[..., Any], arguments: Mapping[str, Any], **more: Any
+) -> torch.nn.Module:
     # Segmentation and detection would download a pretrained backbone.
-    backbone = "weights_backbone" in inspect.signature(builder).parameters
-    module: torch.nn.Module = builder(
-        weights=None, **({"weights_backbone": None} if backbone else {}), **arguments
-    )
+    if "weights_backbone" in inspect.signature(builder).parameters:
+        more["weights_backbone"] = None
+    module: torch.nn.Module = builder(weights=None, **arguments, **more)
     return module
 
 
@@ -228,7 +233,7 @@ def _with_state(
     is replaced, while nobody else builds; torchvision's own would unpickle whatever it finds.
     """
     with _building:
-        member.__dict__["get_state_dict"] = lambda *_args, **_kwargs: dict(state)
+        member.__dict__["get_state_dict"] = lambda *_args, **_kwargs: with_entries(state, {})
         try:
             module: torch.nn.Module = builder(weights=member, progress=False, **arguments)
         finally:
@@ -241,15 +246,38 @@ def _retrained(
     member: WeightsEnum | None,
     state: State,
     arguments: dict[str, Json],
-    request: ModelRequest,
+    label: str,
 ) -> tuple[torch.nn.Module, dict[str, Json]]:
-    if member is None:
-        module = _untrained(builder, arguments)
-    else:
-        module = _with_state(builder, member, state, arguments)
-    require_fit(module.state_dict(), state, f"{request.label} and its checkpoint do not fit")
+    """Build with the settings of the published weights, and load a checkpoint."""
+    module = _untrained(builder, arguments, **_full_outputs(builder, member))
+    complete = module.state_dict()
+    misfit = f"{label} and its checkpoint do not fit"
+    if member is not None:
+        # What the builder checks and then drops (auxiliary outputs), and classifiers of another
+        # size: lent by the twin, so that the builder gets everything it expects.
+        lent = {name: value for name, value in complete.items() if not _fits(state, name, value)}
+        try:
+            module = _with_state(builder, member, with_entries(state, lent), arguments)
+        except RuntimeError:  # torch's own list of what does not fit; ours is shorter
+            require_fit(complete, state, misfit)
+            raise
+    resized = resize_outputs(module, state)
+    state = reconcile(module.state_dict(), complete, state)
+    require_fit(module.state_dict(), state, misfit)
     module.load_state_dict(state)
-    return module, arguments
+    return module, {**arguments, **({} if resized is None else {"num_classes": resized})}
+
+
+def _full_outputs(builder: Callable[..., Any], member: WeightsEnum | None) -> dict[str, Any]:
+    auxiliary = "aux_loss" in inspect.signature(builder).parameters
+    return {"aux_loss": True} if auxiliary and member is not None else {}
+
+
+def _fits(state: State, name: str, expected: object) -> bool:
+    given = state.get(name)
+    if isinstance(given, torch.Tensor) and isinstance(expected, torch.Tensor):
+        return given.shape == expected.shape
+    return name in state
 
 
 def _download(member: WeightsEnum) -> State:
