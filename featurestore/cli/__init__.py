@@ -1,1 +1,1 @@
-"""placeholder."""
+"""The command line: the words of the Python interface, in a shell."""

@@ -21,28 +21,28 @@ class Model:
 
     Parameters
     ----------
-    catalog : Catalog
-        The store.
     record : ModelRecord
         What the store remembers.
     request : ModelRequest, optional
         How to load the network.
     network : Network, optional
         The network, if it is in memory.
+    is_new : bool
+        Whether the record was made from this very network just now.
     """
 
     def __init__(
         self,
-        catalog: Catalog,
         record: ModelRecord,
         *,
         request: ModelRequest | None = None,
         network: Network | None = None,
+        is_new: bool = False,
     ) -> None:
-        self._catalog = catalog
         self.record = record
         self._request = request
         self._network = network
+        self._is_checked = is_new
         self._lock = threading.Lock()
 
     @property
@@ -56,12 +56,12 @@ class Model:
         return self._network is not None
 
     def network(self) -> Network:
-        """Return the network, loading it if need be.
+        """Return the network, ready to extract from: loaded, and compared with the record.
 
         Returns
         -------
         Network
-            It has been compared with the record.
+            The same object each time.
 
         Raises
         ------
@@ -75,9 +75,10 @@ class Model:
                 request = self._request
                 if request.weights == "DEFAULT":
                     request = replace(request, weights=self.record.weights_label)
-                network = registry.load(request)
-                require_same(self.record, network)
-                self._network = network
+                self._network = registry.load(request)
+            if not self._is_checked:
+                require_same(self.record, self._network)
+                self._is_checked = True
             return self._network
 
 
@@ -104,7 +105,7 @@ def resolve_request(catalog: Catalog, request: ModelRequest) -> Model:
     key = catalog.alias(request)
     record = None if key is None else catalog.model(key)
     if record is not None:
-        return Model(catalog, record, request=request)
+        return Model(record, request=request)
     if catalog.mode == "r":
         raise FeaturesMissingError(
             f"{catalog} holds nothing of {request.label} with weights {request.weights!r} and "
@@ -121,7 +122,7 @@ def resolve_request(catalog: Catalog, request: ModelRequest) -> Model:
     # Another process was first and its "DEFAULT" is another member: that one stands.
     record = catalog.model(standing)
     assert record is not None
-    return Model(catalog, record, request=request)
+    return Model(record, request=request)
 
 
 def resolve_network(
@@ -144,13 +145,13 @@ def resolve_network(
         With the network in memory.
     """
     record = catalog.model(network.spec.key)
-    if record is None:
-        record = network.record
-        if catalog.mode == "a":
-            record = catalog.create_model(record)
-    else:
-        require_same(record, network)
-    return Model(catalog, record, request=request, network=network)
+    if record is not None:
+        # Identity is established; what it computes is compared only before it computes more.
+        return Model(record, request=request, network=network)
+    record = network.record
+    if catalog.mode == "a":
+        record = catalog.create_model(record)
+    return Model(record, request=request, network=network, is_new=True)
 
 
 def require_same(record: ModelRecord, network: Network) -> None:

@@ -1,0 +1,22 @@
+"""``featurestore modules``: what is inside a model and what keeping it costs."""
+
+from __future__ import annotations
+
+import sys
+
+from featurestore.cli.arguments import AsJson, Model, print_json
+
+
+def run(model: Model, as_json: AsJson = False) -> None:
+    """List the modules of a model in order of execution: shapes, calls, bytes per image.
+
+    The network is built with random weights and probed with two tiny batches: nothing is
+    downloaded.
+    """
+    from featurestore.models.listing import modules
+
+    table = modules(model)
+    if as_json:
+        print_json([module.to_json() for module in table])
+    else:
+        sys.stdout.write(f"{table!r}\n")
