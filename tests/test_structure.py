@@ -87,6 +87,12 @@ def test_every_public_name_resolves():
         assert getattr(featurestore, name) is not None
 
 
+def test_no_public_name_is_also_a_module():
+    # Importing featurestore.models would put the folder in the place of a function `models`.
+    modules = {path.stem for path in PACKAGE.iterdir()}
+    assert modules.intersection(featurestore.__all__) == set()
+
+
 def test_public_names_are_sorted_and_named_once():
     names = featurestore.__all__
     assert names == sorted(set(names), key=str.casefold)
