@@ -1,1 +1,1 @@
-"""placeholder."""
+"""What is looked at: pictures, their names and their digests."""
