@@ -17,12 +17,15 @@ export PIP_NO_INPUT := 1
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-# pip knows dependency groups since 25.1, which is newer than what many Pythons bring along.
+# The stamp is a copy of what was installed, so that a checkout that only touches the file installs
+# nothing, and needs no network. pip knows dependency groups since 25.1.
 $(STAMP): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable '.[demo,hdf5,torch]' --group dev
-	touch $@
+	if ! cmp -s $< $@; then \
+	  $(PYTHON) -m venv $(VENV); \
+	  $(BIN)/python -m pip install --quiet 'pip>=25.1'; \
+	  $(BIN)/python -m pip install --quiet --editable '.[demo,hdf5,torch]' --group dev; \
+	fi
+	cp $< $@
 
 demo: $(STAMP) ## a real network and real photographs, from images to a picture of their geometry
 	$(BIN)/featurestore demo
