@@ -1,27 +1,22 @@
-"""Checkpoint files and URLs: read without running anything in them, and fitted to a network."""
+"""Checkpoint files: read without running anything in them, and fitted to a network."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
 from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.error import URLError
-from urllib.parse import urlparse
 
 import torch
 
-from featurestore.errors import InvalidInputError, ModelNotFoundError
+from featurestore.errors import InvalidInputError
 from featurestore.filehash import hash_bytes
-from featurestore.models.registry import URL_HASH
 from featurestore.optional import import_optional
-from featurestore.options import get_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 State = OrderedDict[str, Any]
 
@@ -210,146 +205,30 @@ def resize_outputs(module: torch.nn.Module, state: Mapping[str, Any]) -> int | N
     int or None
         The new number of classes; ``None`` if there was nothing to do, or no such case.
     """
-    misfits = [
-        (name, tuple(value.shape), _shape(state[name]))
+    shapes = [
+        (name, value.shape, state[name].shape)
         for name, value in module.state_dict().items()
-        if name in state and isinstance(value, torch.Tensor) and _shape(state[name]) != value.shape
+        if isinstance(value, torch.Tensor)
+        and isinstance(state.get(name), torch.Tensor)
+        and state[name].shape != value.shape
     ]
-    parts = {name.rpartition(".")[0] for name, _, _ in misfits}
-    changes = {(old[:1], tuple(new)[:1]) for _, old, new in misfits}
-    tails = all(old[1:] == tuple(new)[1:] for _, old, new in misfits)
-    heads = [module.get_submodule(part) for part in parts]
-    if len(changes) != 1 or not tails or not all(type(head) in _HEADS for head in heads):
+    heads = [module.get_submodule(name.rpartition(".")[0]) for name, _, _ in shapes]
+    counts = {(old[:1], new[:1]) for _, old, new in shapes}
+    outputs_only = all(old[1:] == new[1:] for _, old, new in shapes)
+    if len(counts) != 1 or not outputs_only or not all(type(head) in _HEADS for head in heads):
         return None
-    n_classes = int(next(iter(changes))[1][0])
+    n_classes = int(shapes[0][2][0])
     for head in heads:
         _resize(head, n_classes)
     return n_classes
 
 
-def _resize(head: Any, n_outputs: int) -> None:
-    name = "out_features" if isinstance(head, torch.nn.Linear) else "out_channels"
-    setattr(head, name, n_outputs)
-    for parameter in (head.weight, head.bias):
-        if parameter is not None:
-            parameter.data = parameter.data.new_zeros((n_outputs, *parameter.shape[1:]))
-
-
-def fetch(url: str) -> Path:
-    """Download weights whose URL carries their hash, unless they are there already.
-
-    Parameters
-    ----------
-    url : str
-        Ends in ``#sha256=<64 hex digits>``, or names a file ``name-<digits>.pth``.
-
-    Returns
-    -------
-    Path
-        A file whose bytes have been checked.
-
-    Raises
-    ------
-    InvalidInputError
-        If the bytes have another hash.
-    ModelNotFoundError
-        If they cannot be downloaded.
-    """
-    digits = url_hash(url)
-    path = cached_path(url.partition("#")[0])
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        progress = get_options().progress is not False
-        try:
-            torch.hub.download_url_to_file(url.partition("#")[0], str(path), digits, progress)
-        except (URLError, OSError) as err:
-            raise download_failed(url, path) from err
-        except RuntimeError as err:
-            raise InvalidInputError(f"{url} does not serve what its hash promises: {err}.") from err
-    require_hash(path, digits)
-    return path
-
-
-def url_hash(url: str) -> str | None:
-    """Return the digits of SHA-256 that a URL promises.
-
-    Parameters
-    ----------
-    url : str
-        A URL.
-
-    Returns
-    -------
-    str or None
-        All 64, or the first few; ``None`` if it promises nothing.
-    """
-    match = URL_HASH.search(url)
-    return None if match is None else (match[1] or match[2]).lower()
-
-
-def cached_path(url: str) -> Path:
-    """Return where torch keeps the download of a URL.
-
-    Parameters
-    ----------
-    url : str
-        Without fragment.
-
-    Returns
-    -------
-    Path
-        It need not exist.
-    """
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
-
-
-def require_hash(path: Path, digits: str | None) -> None:
-    """Refuse a cached file that is not what its name promises; torch checks only downloads.
-
-    Parameters
-    ----------
-    path : Path
-        A file.
-    digits : str or None
-        First digits of its SHA-256.
-
-    Raises
-    ------
-    InvalidInputError
-        If they differ.
-    """
-    if digits is None:
-        return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(digits):
-        raise InvalidInputError(
-            f"{str(path)!r} is damaged or something else: its SHA-256 starts with "
-            f"{found[: len(digits)]}, not {digits}. Delete it and try again."
-        )
-
-
-def download_failed(what: str, path: Path) -> ModelNotFoundError:
-    """Say what to do where there is no network.
-
-    Parameters
-    ----------
-    what : str
-        What was to be downloaded.
-    path : Path
-        Where the file would be kept.
-
-    Returns
-    -------
-    ModelNotFoundError
-        To be raised.
-    """
-    return ModelNotFoundError(
-        f"{what} could not be downloaded, and {str(path)!r} does not exist. Download it on a "
-        "machine with network access and put it there (TORCH_HOME moves the folder), pass a "
-        "checkpoint file as weights=, or use weights='random'.",
-        path=str(path),
+def _resize(head: torch.nn.Module, n_outputs: int) -> None:
+    setattr(
+        head, "out_features" if isinstance(head, torch.nn.Linear) else "out_channels", n_outputs
     )
+    for parameter in head.parameters():
+        parameter.data = parameter.data.new_zeros((n_outputs, *parameter.shape[1:]))
 
 
 def _parse(data: bytes, path: Path) -> object:

@@ -6,7 +6,8 @@ and, in a *session* on one device, turns batches of input into the activations o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+import inspect
+from typing import TYPE_CHECKING, Any, Protocol
 
 from featurestore.errors import FeatureStoreError
 
@@ -55,7 +56,6 @@ class Session(Protocol):
         ...
 
 
-@runtime_checkable
 class Network(Protocol):
     """A loaded model."""
 
@@ -204,4 +204,7 @@ def is_network(thing: Any) -> bool:
     bool
         Whether it has what `Network` asks for.
     """
-    return isinstance(thing, Network)
+    # Not isinstance: on Python 3.11 that would evaluate `record`, which probes the network.
+    missing = object()
+    parts = ("spec", "record", "transform", "open", "default_batch_size", "environment")
+    return all(inspect.getattr_static(thing, part, missing) is not missing for part in parts)

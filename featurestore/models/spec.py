@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 RECORD_FORMAT = 1
 
+# Devices and versions differ by rounding, about 1e-5 after a deep network; other weights,
+# padding or epsilon by far more.
+PROBE_RTOL = 1e-3
+
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
@@ -255,3 +259,36 @@ class ModelRecord:
             citation=str(facts["citation"]),
             n_parameters=int(facts["n_parameters"]),
         )
+
+
+def probe_mismatch(
+    known: Mapping[str, Sequence[float]], found: Mapping[str, Sequence[float]]
+) -> list[str]:
+    """Compare what two networks of one key do to the probe image.
+
+    Parameters
+    ----------
+    known : mapping
+        `ModelRecord.probe` as a store remembers it.
+    found : mapping
+        The same of the network that was just loaded.
+
+    Returns
+    -------
+    list of str
+        Modules whose values differ by more than rounding, in order of execution.
+    """
+    names = [*known, *(name for name in found if name not in known)]
+    return [
+        name
+        for name in names
+        if name not in known or name not in found or not _alike(known[name], found[name])
+    ]
+
+
+def _alike(known: Sequence[float], found: Sequence[float]) -> bool:
+    if len(known) != len(found):
+        return False
+    # The last number is the norm of all values; one of them may differ by a part of that.
+    allowed = PROBE_RTOL * max(abs(known[-1]), abs(found[-1]))
+    return all(abs(a - b) <= allowed for a, b in zip(known, found, strict=True))

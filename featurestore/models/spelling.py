@@ -8,17 +8,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
 import logging
 import math
-import sys
-import sysconfig
-import textwrap
 import types
 import weakref
 from collections.abc import Mapping, Set
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +22,14 @@ import xxhash
 
 from featurestore.canonical import canonical_json, digest_of
 from featurestore.errors import IdentityError
+from featurestore.models.code import (
+    cell_value,
+    is_users,
+    is_users_module,
+    names_in,
+    qualified_name,
+    source_digest,
+)
 from featurestore.models.weights import tensor_pieces
 
 if TYPE_CHECKING:
@@ -35,8 +38,6 @@ if TYPE_CHECKING:
     from featurestore.typing import Json
 
 MAX_DEPTH = 40
-
-_STDLIB = Path(sysconfig.get_paths()["stdlib"]).resolve()
 
 # Of a class's own namespace: what Python puts there by itself.
 _CLASS_NOISE = frozenset(
@@ -211,9 +212,9 @@ class Speller:
         return ["function", name, self._digest_once(function, lambda: self._body(function, where))]
 
     def _body(self, function: types.FunctionType, where: str) -> Json:
-        cells = [_cell(cell) for cell in function.__closure__ or ()]
+        cells = [cell_value(cell) for cell in function.__closure__ or ()]
         return [
-            _source(function, where),
+            source_digest(function, where),
             self.value(list(function.__defaults__ or ()), where),
             self.value(dict(function.__kwdefaults__ or {}), where),
             # The class that super() needs is described where it stands.
@@ -224,12 +225,12 @@ class Speller:
     def _references(self, function: types.FunctionType) -> Json:
         """Spell the user's functions, classes and constants that a function names."""
         found: dict[str, Json] = {}
-        names = sorted(set(_names(function.__code__)))
+        names = sorted(set(names_in(function.__code__)))
         spaces = [function.__globals__]
         spaces += [
             vars(value)
             for value in (function.__globals__.get(name) for name in names)
-            if isinstance(value, types.ModuleType) and _is_users_file(value)
+            if isinstance(value, types.ModuleType) and is_users_module(value)
         ]
         for name in names:
             for space in spaces:
@@ -296,59 +297,6 @@ class Speller:
         )
 
 
-def qualified_name(thing: Any) -> str:
-    """Return what a class or a function is called.
-
-    Parameters
-    ----------
-    thing : type or callable
-        A class, function or builtin.
-
-    Returns
-    -------
-    str
-        With its package; without it for what the user wrote, which is known by its source
-        whether it is imported or run as a script.
-    """
-    name = getattr(thing, "__qualname__", None) or str(getattr(thing, "__name__", thing))
-    package = getattr(thing, "__module__", None)
-    if package is None or is_users(thing):
-        return str(name)
-    return f"{package}.{name}"
-
-
-def is_users(thing: Any) -> bool:
-    """Say whether a class or a function was written by the user rather than installed.
-
-    Parameters
-    ----------
-    thing : type or callable
-        A class or a function.
-
-    Returns
-    -------
-    bool
-        Whether its file lies outside the standard library and the installed packages.
-    """
-    package = getattr(thing, "__module__", None)
-    module = sys.modules.get(package) if isinstance(package, str) else None
-    if module is None:
-        return package is not None and not isinstance(thing, types.BuiltinFunctionType)
-    return _is_users_file(module)
-
-
-def _is_users_file(module: types.ModuleType) -> bool:
-    file = getattr(module, "__file__", None)
-    return module.__name__ == "__main__" if file is None else not _is_installed(file)
-
-
-@functools.cache
-def _is_installed(file: str) -> bool:
-    path = Path(file)
-    packages = {"site-packages", "dist-packages"} & set(path.parts)
-    return bool(packages) or path.resolve().is_relative_to(_STDLIB) or path.suffix == ".so"
-
-
 def _is_code(value: Any) -> bool:
     named = callable(value) and hasattr(value, "__name__")
     return named and (isinstance(value, types.FunctionType) or not _has_state(value))
@@ -364,44 +312,6 @@ def _slots(kind: type) -> Iterator[str]:
         for name in (names,) if isinstance(names, str) else names:
             if name not in ("__dict__", "__weakref__"):
                 yield name
-
-
-def _names(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names(constant)
-
-
-def _cell(cell: types.CellType) -> object:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not assigned yet
-        return None
-
-
-def _source(function: types.FunctionType, where: str) -> str:
-    # Of the code itself: a decorator's wrapper carries the name of what it wraps, which is
-    # among what it closes over.
-    code = function.__code__
-    anonymous = code.co_name == "<lambda>"
-    if not anonymous and _is_installed(code.co_filename):
-        return code.co_qualname
-    try:
-        text = textwrap.dedent(inspect.getsource(code))
-    except (OSError, TypeError) as err:
-        raise IdentityError(
-            f"The source of {where} ({function.__qualname__}) is not available, so a change to it "
-            "would go unnoticed. Define it in a file or a notebook cell.",
-            where=where,
-        ) from err
-    if anonymous and text.count("lambda") > 1:
-        raise IdentityError(
-            f"{where} is one of several lambdas in one statement, which cannot be told apart. "
-            "Give it a name with def.",
-            where=where,
-        )
-    return hashlib.sha256("\n".join(map(str.rstrip, text.splitlines())).encode()).hexdigest()
 
 
 def _digest(pieces: Iterable[Any]) -> str:

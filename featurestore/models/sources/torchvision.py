@@ -15,16 +15,18 @@ from torchvision import models
 
 from featurestore.errors import InvalidInputError, ModelNotFoundError, did_you_mean
 from featurestore.models.checkpoints import (
-    cached_path,
-    download_failed,
-    fetch,
     read_checkpoint,
     reconcile,
     require_fit,
-    require_hash,
     resize_outputs,
-    url_hash,
     with_entries,
+)
+from featurestore.models.downloads import (
+    cached_path,
+    download_failed,
+    fetch,
+    require_hash,
+    url_hash,
 )
 from featurestore.models.sources.presets import resolve_transform
 from featurestore.models.sources.torch_network import TorchNetwork
@@ -185,7 +187,7 @@ def _published(request: ModelRequest) -> WeightsEnum | None:
 
 def _weights_label(request: ModelRequest, published: WeightsEnum | None) -> str:
     if published is not None:
-        return published.name
+        return str(published.name)
     if request.weights == "random":
         return f"random(seed={request.seed})"
     file = request.weights_path or request.weights.partition("#")[0]
@@ -233,7 +235,7 @@ def _with_state(
     is replaced, while nobody else builds; torchvision's own would unpickle whatever it finds.
     """
     with _building:
-        member.__dict__["get_state_dict"] = lambda *_args, **_kwargs: with_entries(state, {})
+        member.__dict__["get_state_dict"] = lambda *_args, **_kwargs: state
         try:
             module: torch.nn.Module = builder(weights=member, progress=False, **arguments)
         finally:
@@ -256,16 +258,27 @@ def _retrained(
         # What the builder checks and then drops (auxiliary outputs), and classifiers of another
         # size: lent by the twin, so that the builder gets everything it expects.
         lent = {name: value for name, value in complete.items() if not _fits(state, name, value)}
+        handed = with_entries(state, lent)
         try:
-            module = _with_state(builder, member, with_entries(state, lent), arguments)
+            module = _with_state(builder, member, handed, arguments)
         except RuntimeError:  # torch's own list of what does not fit; ours is shorter
             require_fit(complete, state, misfit)
             raise
+        state = _given_back(handed, state, lent)
     resized = resize_outputs(module, state)
     state = reconcile(module.state_dict(), complete, state)
     require_fit(module.state_dict(), state, misfit)
     module.load_state_dict(state)
     return module, {**arguments, **({} if resized is None else {"num_classes": resized})}
+
+
+def _given_back(handed: State, state: State, lent: Mapping[str, object]) -> State:
+    # Some builders (densenet) rename the entries of older files where they stand.
+    renamed = with_entries(handed, {name: state[name] for name in state if name in handed})
+    for name, value in handed.items():
+        if value is lent.get(name) and name not in state:
+            del renamed[name]
+    return renamed
 
 
 def _full_outputs(builder: Callable[..., Any], member: WeightsEnum | None) -> dict[str, Any]:
