@@ -45,5 +45,6 @@ test-all: check ## check, then every test that needs no network; GPU tests run w
 
 bench: $(STAMP) ## run every benchmark
 	if [ -f benchmarks/run.py ]; then exec $(BIN)/python -m benchmarks.run; fi; \
-	shopt -s nullglob; \
-	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	for script in benchmarks/bench_*.py; do \
+	  echo "== $$script"; $(BIN)/python -m "benchmarks.$$(basename "$$script" .py)"; \
+	done

@@ -49,8 +49,10 @@ def name_of(path):
 
 
 def public_methods(node):
+    """Names that a user of the class has to know; what a test class tests are not such."""
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return [n.name for n in node.body if isinstance(n, functions) and not n.name.startswith("_")]
+    names = [n.name for n in node.body if isinstance(n, functions)]
+    return [name for name in names if not name.startswith(("_", "test_"))]
 
 
 def run_python(code):
