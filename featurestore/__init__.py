@@ -43,6 +43,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name from its home."""
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
+    if name == "errors":
+        return importlib.import_module("featurestore.errors")
     raise AttributeError(f"module 'featurestore' has no attribute {name!r}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from featurestore.canonical import digest_of
@@ -67,6 +67,8 @@ class Wanted:
     dims: tuple[str, ...]
     shape: tuple[int, ...]
     """Axes of a stored row."""
+    canonical: str = ""
+    """The module with the selectors that matter, the same however the user wrote it."""
 
     @property
     def key(self) -> str:
@@ -134,4 +136,24 @@ def want(
         full_shape=output.shape,
         dims=dims,
         shape=shape,
+        canonical=spell_tap(record, tap),
     )
+
+
+def spell_tap(record: ModelRecord, tap: Tap) -> str:
+    """Write a resolved tap without the selectors that choose among one.
+
+    Parameters
+    ----------
+    record : ModelRecord
+        The model.
+    tap : Tap
+        With call and path filled in.
+
+    Returns
+    -------
+    str
+        Such as ``"features.10"`` or ``"layer1.0.relu@1"``.
+    """
+    module = record.module(tap.module)
+    return str(replace(tap, call=None) if module.n_calls == 1 else tap)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from featurestore.keys import spell_tap
+from featurestore.models.taps import Tap
 from featurestore.options import format_nbytes
 from featurestore.storage.catalog import ImageSetInfo
 
@@ -57,16 +59,11 @@ class ColumnInfo:
             Its description.
         """
         feature: Any = layout.feature
-        n_calls = 1
-        module = str(feature["module"])
-        if record is not None:
-            n_calls = record.module(module).n_calls
-        steps = "".join(f"[{step}]" for step in feature["path"])
-        call = f"@{feature['call']}" if n_calls > 1 else ""
+        tap = Tap(str(feature["module"]), int(feature["call"]), tuple(feature["path"]))
         return cls(
             model=record.label if record else str(feature["model"]),
             weights=record.weights_label if record else "?",
-            module=f"{module}{steps}{call}",
+            module=spell_tap(record, tap) if record else str(tap),
             readout=str(feature["readout"] or "none"),
             dims=layout.dims,
             shape=layout.shape,

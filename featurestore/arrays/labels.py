@@ -126,7 +126,7 @@ def provenance(record: ModelRecord, wanted: Wanted) -> dict[str, str]:
         "weights": record.weights_label,
         "weights_digest": record.spec.weights,
         "model_key": record.key,
-        "module": str(feature.tap),
+        "module": wanted.canonical,
         "readout": wanted.readout or "none",
         "precision": feature.precision,
         "preprocessing": json.dumps(record.spec.preprocessing, sort_keys=True),

@@ -53,6 +53,14 @@ class Column:
         self._advertised = 0
         self._next_slot: int | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Lazy arrays travel to dask workers; the index is derived and read anew there.
+        return (_reopen, (self._blobs, self.key, self._writable))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Column:
+        """Return itself: a view of the store has nothing of its own to copy."""
+        return self
+
     @property
     def layout(self) -> ColumnLayout | None:
         """The column's shape, or ``None`` while it has never held a row."""
@@ -276,3 +284,7 @@ class Column:
             marked = sorted(positions | read_damage(self._blobs, layout, slot))
             marker = json.dumps({"rows": marked, "reason": reason}).encode()
             self._blobs.replace(damage_path(layout, slot), marker)
+
+
+def _reopen(blobs: Blobs, key: str, writable: bool) -> Column:
+    return Column(blobs, key, writable=writable)
