@@ -19,8 +19,9 @@
     ├── MemoryBudgetError                          would not fit in memory
     ├── DiskSpaceError                             would not fit on the disk
     ├── ReadOnlyError                              open with mode="a"
-    ├── ExtractionInterrupted (also KeyboardInterrupt)   what was done is kept
     └── MissingDependencyError (also ImportError)  pip install "featurestore[...]"
+
+    ExtractionInterrupted (a KeyboardInterrupt)    stopped by the user; what was done is kept
 
 A message says what was asked, what was found and what to do. Facts are attributes: nobody has to
 parse a text. Every error survives pickling, because workers send them home.
@@ -35,19 +36,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class FeatureStoreError(Exception):
-    """Any error that this package raises on purpose.
-
-    Parameters
-    ----------
-    message : str
-        What was asked, what was found, what to do.
-    **facts : object
-        Facts about the failure; each becomes an attribute.
-    """
+class _WithFacts:
+    """A message and facts about a failure; each fact becomes an attribute."""
 
     def __init__(self, message: str, **facts: Any) -> None:
-        super().__init__(message)
+        super().__init__(message)  # type: ignore[call-arg]  # the exception beside it
         self.message = message
         self.facts = facts
         # Set, not looked up on demand: ImportError has a `name` and OSError a `filename` that
@@ -69,7 +62,19 @@ class FeatureStoreError(Exception):
         return (_rebuild, (type(self), self.message, self.facts), self.__dict__)
 
 
-def _rebuild(cls: type[FeatureStoreError], message: str, facts: dict[str, Any]) -> Any:
+class FeatureStoreError(_WithFacts, Exception):
+    """Any error that this package raises on purpose.
+
+    Parameters
+    ----------
+    message : str
+        What was asked, what was found, what to do.
+    **facts : object
+        Facts about the failure; each becomes an attribute.
+    """
+
+
+def _rebuild(cls: type[_WithFacts], message: str, facts: dict[str, Any]) -> Any:
     return cls(message, **facts)
 
 
@@ -137,12 +142,22 @@ class ReadOnlyError(FeatureStoreError):
     """The store was opened with ``mode="r"`` or cannot be written."""
 
 
-class ExtractionInterrupted(FeatureStoreError, KeyboardInterrupt):  # noqa: N818
-    """The user stopped an extraction; what was computed is kept (`n_done`, `n_missing`)."""
-
-
 class MissingDependencyError(FeatureStoreError, ImportError):
     """A library that this call needs is not installed (`package`, `extra`)."""
+
+
+class ExtractionInterrupted(_WithFacts, KeyboardInterrupt):
+    """The user stopped an extraction; what was computed is kept (`n_done`, `n_missing`).
+
+    Not a `FeatureStoreError`: a loop that goes on after errors must still stop at Ctrl-C.
+
+    Parameters
+    ----------
+    message : str
+        How much is kept and how to go on.
+    **facts : object
+        Facts; each becomes an attribute.
+    """
 
 
 class FeatureStoreWarning(UserWarning):

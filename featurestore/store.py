@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from featurestore.arrays.labels import labelled_array
-from featurestore.errors import FeaturesMissingError, FeatureStoreWarning, InvalidInputError
+from featurestore.errors import FeatureStoreWarning, InvalidInputError
 from featurestore.extraction.events import ProgressBar, log_event
 from featurestore.extraction.run import Report, Settings, extract
 from featurestore.images.read import as_image_set
 from featurestore.keys import want
-from featurestore.tables import ColumnInfo, ColumnTable, ImageSetTable
 from featurestore.models import registry
 from featurestore.models.network import is_network
 from featurestore.options import get_options
 from featurestore.planning.models import Model, resolve_network, resolve_request
-from featurestore.planning.plan import Plan, make_plan
+from featurestore.planning.plan import Plan, make_plan, require_complete
 from featurestore.storage.catalog import open_catalog
+from featurestore.storage.imagesets import find_images, list_image_sets, publish_images
+from featurestore.tables import ColumnInfo, ColumnTable, ImageSetTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -215,9 +216,9 @@ class FeatureStore:
         plan = self.plan(model, modules, images, **request)
         images = plan.images
         if self._catalog.mode == "r":
-            _require_complete(plan, self._catalog)
+            require_complete(plan, str(self._catalog))
         else:
-            self._catalog.publish_images(images)
+            publish_images(self._catalog, images)
             images = _without(images, extract(self._catalog, plan, settings))
         record = plan.model.record
         return {
@@ -305,9 +306,13 @@ class FeatureStore:
         """
         settings = Settings(device, batch_size, errors, _listeners(progress))
         self._catalog.require_writable("what is missing")
-        self._catalog.publish_images(plan.images)
+        publish_images(self._catalog, plan.images)
         return extract(self._catalog, plan, settings)
 
+    @overload
+    def images(self, name: str) -> ImageSet: ...
+    @overload
+    def images(self, name: None = None) -> ImageSetTable: ...
     def images(self, name: str | None = None) -> ImageSet | ImageSetTable:
         """List the image sets that were asked about, or give one back.
 
@@ -331,8 +336,8 @@ class FeatureStore:
             If there is none of that name.
         """
         if name is not None:
-            return self._catalog.images(name)
-        return ImageSetTable(self._catalog.image_sets())
+            return find_images(self._catalog, name)
+        return ImageSetTable(list_image_sets(self._catalog))
 
     def ls(self) -> ColumnTable:
         """List the columns: models, modules, numbers of images, sizes.
@@ -375,20 +380,6 @@ class FeatureStore:
 def _listeners(progress: bool | None) -> tuple[Any, ...]:
     shown = get_options().progress if progress is None else progress
     return (log_event, ProgressBar(shown))
-
-
-def _require_complete(plan: Plan, catalog: Catalog) -> None:
-    for gap in plan.gaps:
-        if len(gap.compute):
-            names = tuple(plan.images.names[n] for n in gap.compute)
-            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
-            raise FeaturesMissingError(
-                f"{catalog} lacks {gap.wanted.module} of {plan.model.record.label} for "
-                f"{len(names)} of {plan.n_images} images: {shown}. It was opened with mode='r', so "
-                "nothing is computed; open it with mode='a' to compute them.",
-                missing=names,
-                module=gap.wanted.module,
-            )
 
 
 def _without(images: ImageSet, report: Report) -> ImageSet:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from featurestore.keys import spell_tap
 from featurestore.models.taps import Tap
 from featurestore.options import format_nbytes
-from featurestore.storage.catalog import ImageSetInfo
+from featurestore.storage.imagesets import ImageSetInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

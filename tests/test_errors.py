@@ -31,7 +31,7 @@ BASES = {
     "MemoryBudgetError": (FeatureStoreError,),
     "DiskSpaceError": (FeatureStoreError,),
     "ReadOnlyError": (FeatureStoreError,),
-    "ExtractionInterrupted": (FeatureStoreError, KeyboardInterrupt),
+    "ExtractionInterrupted": (KeyboardInterrupt,),
     "MissingDependencyError": (FeatureStoreError, ImportError),
 }
 CLASSES = [getattr(errors, name) for name in BASES]

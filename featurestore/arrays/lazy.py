@@ -87,7 +87,7 @@ class StoredRows:
         out = np.empty((len(images), *(s.stop - s.start for s in selection)), self.dtype)
         for number, row in enumerate(rows):  # one at a time: full rows can be very wide
             full = self.full.read(np.array([row]))
-            out[number] = apply_readout(self.readout, full)[(0, *selection)]
+            out[number] = apply_readout(self.readout, full)[0][selection]
         return out
 
     def _corrupt(self, names: Sequence[str]) -> CorruptDataError:

@@ -23,7 +23,7 @@ def run(
     if images:
         sets = opened.images()
         if as_json:
-            print_json([asdict(info) for info in sets])  # type: ignore[call-overload]
+            print_json([asdict(info) for info in sets])
         else:
             sys.stdout.write(f"{sets!r}\n")
         return

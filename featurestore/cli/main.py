@@ -39,7 +39,7 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt as err:
-        sys.stderr.write(f"\n{err or 'Stopped.'}\n")
+        sys.stderr.write(f"\n{str(err) or 'Stopped.'}\n")
         sys.exit(130)
     except FeatureStoreError as err:
         sys.stderr.write(f"Error: {err}\n")

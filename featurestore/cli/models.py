@@ -23,7 +23,7 @@ def run(
     """List the models that can be asked for."""
     from featurestore.models.listing import models
 
-    found = models(pattern, source=source)
+    found = models(pattern=pattern, source=source)
     if as_json:
         print_json(list(found))
     else:

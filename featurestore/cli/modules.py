@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 
 from featurestore.cli.arguments import AsJson, Model, print_json
 
@@ -17,6 +18,6 @@ def run(model: Model, as_json: AsJson = False) -> None:
 
     table = modules(model)
     if as_json:
-        print_json([module.to_json() for module in table])
+        print_json([asdict(row) for row in table])
     else:
         sys.stdout.write(f"{table!r}\n")

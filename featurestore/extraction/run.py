@@ -57,8 +57,8 @@ class Settings:
         """Refuse values that mean nothing."""
         if self.errors not in ("raise", "skip"):
             raise InvalidInputError(f"errors={self.errors!r} is not known. Use 'raise' or 'skip'.")
-        size = self.batch_size
-        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+        size: object = self.batch_size
+        if size is not None and not (type(size) is int and size >= 1):
             raise InvalidInputError(f"batch_size={size!r} is not a number of images from 1.")
 
 

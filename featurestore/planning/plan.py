@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featurestore.canonical import digest_of
+from featurestore.errors import FeaturesMissingError
 from featurestore.options import format_nbytes
 
 if TYPE_CHECKING:
@@ -163,3 +164,31 @@ def _gap(catalog: Catalog, wanted: Wanted, images: ImageSet, first: NDArray[np.i
     if full is not None and len(missing):
         derivable = catalog.column(full.key).lookup(images.digests[missing]) >= 0
     return Gap(wanted, missing[~derivable], missing[derivable])
+
+
+def require_complete(plan: Plan, where: str) -> None:
+    """Raise unless nothing has to go through a network.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is missing.
+    where : str
+        The store, for the message.
+
+    Raises
+    ------
+    FeaturesMissingError
+        Naming the images that are missing.
+    """
+    for gap in plan.gaps:
+        if len(gap.compute):
+            names = tuple(plan.images.names[n] for n in gap.compute)
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
+            raise FeaturesMissingError(
+                f"{where} lacks {gap.wanted.module} of {plan.model.record.label} for "
+                f"{len(names)} of {plan.n_images} images: {shown}. It was opened with mode='r', so "
+                "nothing is computed; open it with mode='a' to compute them.",
+                missing=names,
+                module=gap.wanted.module,
+            )

@@ -5,18 +5,14 @@ from __future__ import annotations
 import datetime
 import shutil
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from featurestore.errors import (
     InvalidInputError,
-    NotFoundError,
     ReadOnlyError,
     StoreNotFoundError,
-    did_you_mean,
 )
-from featurestore.images.imageset import ImageSet
 from featurestore.models.spec import ModelRecord
 from featurestore.storage import layout as _layout
 from featurestore.storage import records
@@ -32,17 +28,6 @@ if TYPE_CHECKING:
     from featurestore.typing import Json, PathLike
 
 Mode = Literal["a", "r"]
-
-
-@dataclass(frozen=True, slots=True)
-class ImageSetInfo:
-    """One image set that a store was asked about."""
-
-    key: str
-    label: str
-    n_images: int
-    created: str
-    """When it was first asked for, UTC."""
 
 
 class Catalog:
@@ -188,7 +173,7 @@ class Catalog:
         document: dict[str, Json] = {
             "format": _layout.FORMAT,
             "run": run,
-            "started": _now(),
+            "started": now(),
             **facts,
         }
         records.create(self.blobs, _layout.document_path("runs", run), document)
@@ -238,78 +223,6 @@ class Catalog:
             layout = self.column(info.name.removesuffix(".json")).layout
             if layout is not None:
                 yield layout
-
-    def publish_images(self, images: ImageSet) -> None:
-        """Remember names and columns of an image set, so that they outlive the pictures.
-
-        Parameters
-        ----------
-        images : ImageSet
-            What was asked for.
-        """
-        record = images.to_record()
-        path = _layout.document_path("imagesets", images.key)
-        if _exists(self.blobs, path):
-            return
-        document: dict[str, Json] = {
-            "format": _layout.FORMAT,
-            "key": images.key,
-            "created": _now(),
-            "record": record,
-        }
-        records.create(self.blobs, path, document)
-
-    def image_sets(self) -> list[ImageSetInfo]:
-        """List every image set that this store was asked about.
-
-        Returns
-        -------
-        list of ImageSetInfo
-            Oldest first.
-        """
-        found = []
-        for info in self.blobs.list("imagesets"):
-            key = info.name.removesuffix(".json")
-            document = records.read(self.blobs, _layout.document_path("imagesets", key))
-            if document is not None:
-                images = ImageSet.from_record(document["record"])
-                found.append(ImageSetInfo(key, images.label, len(images), str(document["created"])))
-        return sorted(found, key=lambda entry: (entry.created, entry.key))
-
-    def images(self, name: str) -> ImageSet:
-        """Give an image set back.
-
-        Parameters
-        ----------
-        name : str
-            Its label, such as the folder's name, or the first digits (8 or more) of its key.
-
-        Returns
-        -------
-        ImageSet
-            Names, digests and columns; the newest if several have the label.
-
-        Raises
-        ------
-        NotFoundError
-            If there is none.
-        """
-        known = self.image_sets()
-        matches = [info for info in known if info.label == name] or [
-            info for info in known if len(name) >= 8 and info.key.startswith(name)
-        ]
-        if not matches:
-            labels = sorted({info.label for info in known})
-            raise NotFoundError(
-                f"{self} was never asked about images called {name!r}."
-                f"{did_you_mean(name, labels)} It knows: {', '.join(labels) or 'none'}.",
-                name=name,
-                choices=labels,
-            )
-        path = _layout.document_path("imagesets", matches[-1].key)
-        document = records.read(self.blobs, path)
-        assert document is not None
-        return ImageSet.from_record(document["record"])
 
 
 def open_catalog(path: PathLike, mode: Mode) -> Catalog:
@@ -364,18 +277,17 @@ def _make_store(blobs: LocalBlobs, root: Path, mode: Mode) -> dict[str, Any]:
     document: dict[str, Json] = {
         "format": _layout.FORMAT,
         "store": uuid.uuid4().hex,
-        "created": _now(),
+        "created": now(),
     }
     return records.create(blobs, _layout.MARKER, document)
 
 
-def _exists(blobs: Blobs, path: str) -> bool:
-    try:
-        blobs.nbytes(path)
-    except FileNotFoundError:
-        return False
-    return True
+def now() -> str:
+    """Return the time as it stands in records.
 
-
-def _now() -> str:
+    Returns
+    -------
+    str
+        ISO 8601, UTC, to the second.
+    """
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

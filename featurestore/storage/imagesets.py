@@ -1,0 +1,120 @@
+"""Image sets that a store was asked about: names and columns that outlive the pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from featurestore.errors import NotFoundError, did_you_mean
+from featurestore.images.imageset import ImageSet
+from featurestore.storage import layout as _layout
+from featurestore.storage import records
+from featurestore.storage.catalog import now
+
+if TYPE_CHECKING:
+    from featurestore.storage.blob import Blobs
+    from featurestore.storage.catalog import Catalog
+    from featurestore.typing import Json
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSetInfo:
+    """One image set that a store was asked about."""
+
+    key: str
+    label: str
+    n_images: int
+    created: str
+    """When it was first asked for, UTC."""
+
+
+def publish_images(catalog: Catalog, images: ImageSet) -> None:
+    """Remember names and columns of an image set, so that they outlive the pictures.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        The store.
+    images : ImageSet
+        What was asked for.
+    """
+    record = images.to_record()
+    path = _layout.document_path("imagesets", images.key)
+    if _exists(catalog.blobs, path):
+        return
+    document: dict[str, Json] = {
+        "format": _layout.FORMAT,
+        "key": images.key,
+        "created": now(),
+        "record": record,
+    }
+    records.create(catalog.blobs, path, document)
+
+
+def list_image_sets(catalog: Catalog) -> list[ImageSetInfo]:
+    """List every image set that a store was asked about.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        The store.
+
+    Returns
+    -------
+    list of ImageSetInfo
+        Oldest first.
+    """
+    found = []
+    for info in catalog.blobs.list("imagesets"):
+        key = info.name.removesuffix(".json")
+        document = records.read(catalog.blobs, _layout.document_path("imagesets", key))
+        if document is not None:
+            images = ImageSet.from_record(document["record"])
+            found.append(ImageSetInfo(key, images.label, len(images), str(document["created"])))
+    return sorted(found, key=lambda entry: (entry.created, entry.key))
+
+
+def find_images(catalog: Catalog, name: str) -> ImageSet:
+    """Give an image set back.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        The store.
+    name : str
+        Its label, such as the folder's name, or the first digits (8 or more) of its key.
+
+    Returns
+    -------
+    ImageSet
+        Names, digests and columns; the newest if several have the label.
+
+    Raises
+    ------
+    NotFoundError
+        If there is none.
+    """
+    known = list_image_sets(catalog)
+    matches = [info for info in known if info.label == name] or [
+        info for info in known if len(name) >= 8 and info.key.startswith(name)
+    ]
+    if not matches:
+        labels = sorted({info.label for info in known})
+        raise NotFoundError(
+            f"{catalog} was never asked about images called {name!r}."
+            f"{did_you_mean(name, labels)} It knows: {', '.join(labels) or 'none'}.",
+            name=name,
+            choices=labels,
+        )
+    path = _layout.document_path("imagesets", matches[-1].key)
+    document = records.read(catalog.blobs, path)
+    assert document is not None
+    return ImageSet.from_record(document["record"])
+
+
+def _exists(blobs: Blobs, path: str) -> bool:
+    try:
+        blobs.nbytes(path)
+    except FileNotFoundError:
+        return False
+    return True
