@@ -16,6 +16,7 @@ import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO
 
 import xxhash
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 READ_NBYTES = 2**20  # per read; larger ones gain nothing
 RACY_NS = 2 * 10**9  # the coarsest time stamps in use, FAT's, have 2 s
+STAMPED = 32  # files per task: asking for a stamp takes µs here, ms on a network
 BATCH = 512  # files per look-up and transaction, so that a kill loses little; below SQLite's limits
 
 
@@ -106,7 +108,9 @@ def file_digests(paths: Sequence[PathLike]) -> list[Digest | OSError]:
 def _digest_batch(paths: Sequence[str], pool: ThreadPoolExecutor) -> dict[str, Digest | OSError]:
     found: dict[str, Digest | OSError] = {}
     keys: dict[str, MemoKey] = {}
-    for path, stamp in zip(paths, pool.map(_stamp_or_error, paths), strict=True):
+    parts = [paths[start : start + STAMPED] for start in range(0, len(paths), STAMPED)]
+    stamps = chain.from_iterable(pool.map(_stamps_or_errors, parts))
+    for path, stamp in zip(paths, stamps, strict=True):
         if isinstance(stamp, OSError):
             found[path] = stamp
         else:
@@ -241,6 +245,10 @@ def _require_regular(status: os.stat_result, path: PathLike) -> None:
         raise IsADirectoryError(errno.EISDIR, "is a folder, not a file", os.fspath(path))
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "is a FIFO, socket or device, not a file", os.fspath(path))
+
+
+def _stamps_or_errors(paths: Sequence[str]) -> list[FileStamp | OSError]:
+    return [_stamp_or_error(path) for path in paths]
 
 
 def _stamp_or_error(path: str) -> FileStamp | OSError:

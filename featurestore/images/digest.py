@@ -110,10 +110,10 @@ def require_picture(array: NDArray[np.generic]) -> NDArray[np.uint8]:
         )
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
         advice = "pass height x width (grey) or height x width x 3 (RGB)"
-        if array.ndim == 3 and array.shape[2] == 4:
-            advice = "with alpha, pass PIL images: PIL.Image.fromarray(array)"
-        elif array.ndim == 3 and array.shape[0] == 3:
+        if array.ndim == 3 and array.shape[0] == 3:
             advice = "channels come last: array.transpose(1, 2, 0)"
+        elif array.ndim == 3 and array.shape[2] == 4:
+            advice = "with alpha, pass PIL images: PIL.Image.fromarray(array)"
         elif array.ndim == 3 and array.shape[2] == 1:
             advice = "for grey, drop the last axis: array[:, :, 0]"
         raise InvalidInputError(f"{found}: {advice}.")

@@ -1,4 +1,4 @@
-"""EPS pictures, drawn by Ghostscript in a cage: no files, little time, little memory."""
+"""EPS pictures, drawn by Ghostscript in a cage: no files but its own, little time and memory."""
 
 from __future__ import annotations
 
@@ -86,6 +86,8 @@ def _run(command: list[str], folder: str) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=folder,
+            # Ghostscript's "safe" mode lets drawings read and write the folder for temporary files.
+            env={**os.environ, "TMPDIR": folder, "TEMP": folder, "TMP": folder},
             timeout=TIMEOUT_S,
             check=False,
         )

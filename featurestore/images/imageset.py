@@ -264,7 +264,7 @@ class ImageSet:
             digests = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
             coords = {str(k): column_from_json(v) for k, v in record["coords"].items()}
             label = str(record["label"])
-        except (KeyError, TypeError, ValueError, AttributeError) as err:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
             raise InvalidInputError(f"This is no record of an image set: {err!r}.") from err
         return cls(names, digests, coords, label=label)
 
@@ -277,7 +277,10 @@ class ImageSet:
         if isinstance(which, list | tuple) and not which:
             return everything[:0]
         try:
-            return np.atleast_1d(everything[which])
+            positions = np.atleast_1d(everything[which])
+            if positions.ndim != 1:
+                raise IndexError(f"it has {positions.ndim} dimensions")
+            return positions
         except IndexError as err:
             raise InvalidInputError(
                 f"{which!r} does not choose among {len(self)} images: {err}. Use a slice, "

@@ -183,11 +183,12 @@ def _in_folder(folder: str, file_names: Sequence[PathLike] | None) -> _Found:
     if file_names is None:
         relative: Sequence[str] = find_images(folder)
     else:
-        paths = [os.path.normpath(Path(folder, name)) for name in _listed(file_names)]
-        relative = _relative(paths, folder)
+        listed = [os.path.normpath(Path(folder, name)) for name in _listed(file_names)]
+        relative = _relative(listed, folder)
     names = require_names(relative)
     label = PurePath(folder).name or folder
-    found = _of_files([str(Path(folder, name)) for name in names], names, label)
+    paths = [os.path.join(folder, name) for name in names]  # noqa: PTH118 - a Path takes 10 times as long
+    found = _of_files(paths, names, label)
     found.coords.update(class_coords(names))
     return found
 
@@ -233,7 +234,7 @@ def _of_files(paths: Sequence[str], names: Sequence[str], label: str) -> _Found:
     if failures:
         raise _unreadable(failures, len(paths))
     path = np.empty(len(paths), dtype=object)
-    path[:] = [PurePath(item).as_posix() for item in paths]
+    path[:] = [item.replace(os.sep, "/") for item in paths]
     return _Found(Files(tuple(paths)), digests, label, names, {"path": path})
 
 
