@@ -49,7 +49,10 @@ def test_the_tree_is_the_one_that_is_documented():
         for name, cls in inspect.getmembers(errors, inspect.isclass)
         if issubclass(cls, FeatureStoreError)
     }
-    assert found == BASES
+    interrupted = errors.ExtractionInterrupted
+    assert issubclass(interrupted, KeyboardInterrupt)
+    assert not issubclass(interrupted, Exception)  # `except Exception` must not swallow Ctrl-C
+    assert {**found, "ExtractionInterrupted": (KeyboardInterrupt,)} == BASES
     assert [name for name in BASES if name not in (errors.__doc__ or "")] == []
 
 
