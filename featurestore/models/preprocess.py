@@ -215,12 +215,12 @@ def published_parameters(transform: object) -> dict[str, Json] | None:
 
 
 def _extent(name: str, value: Extent) -> Json:
-    sides = [value] if isinstance(value, int) else list(value)
+    sides = list(value) if isinstance(value, list | tuple) else [value]
     if len(sides) not in (1, 2) or any(type(side) is not int or side < 1 for side in sides):
         raise InvalidInputError(
             f"{name}={value!r} is not a size; write 224 or (height, width) in pixels."
         )
-    return sides[0] if isinstance(value, int) else sides
+    return sides if isinstance(value, list | tuple) else sides[0]
 
 
 def _flag(value: object) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import logging
 import math
 import types
@@ -45,7 +46,7 @@ _CLASS_NOISE = frozenset(
         *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__slots__"),
         *("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__"),
         *("__conditional_annotations__", "__firstlineno__", "__static_attributes__"),
-        *("__parameters__", "__orig_bases__", "__abstractmethods__", "_abc_impl"),
+        *("__slotnames__", "__parameters__", "__orig_bases__", "__abstractmethods__", "_abc_impl"),
         *("__match_args__", "__dataclass_fields__", "__dataclass_params__", "__classcell__"),
     )
 )
@@ -153,11 +154,13 @@ class Speller:
             return ["partial", *(self.value(item, where) for item in inner)]
         if isinstance(value, weakref.ref):
             return ["weak", self.value(value(), where)]
-        if isinstance(value, types.MethodType):
-            return ["method", self.value(value.__self__, where), self.code(value.__func__, where)]
+        if isinstance(value, types.MethodType | types.BuiltinMethodType) and _is_bound(value):
+            code = getattr(value, "__func__", None)
+            body = value.__name__ if code is None else self.code(code, where)
+            return ["method", self.value(value.__self__, where), body]
         if _is_code(value):
             return self.code(value, where)
-        if not _has_state(value) and not is_users(type(value)):
+        if not (_has_state(value) or is_users(type(value))) or _hides_state(type(value)):
             raise self._refusal(value, where)
         spelled = self._digest_once(value, lambda: self._state(value, where))
         return ["object", self.kind(type(value)), spelled]
@@ -246,6 +249,8 @@ class Speller:
         for name, value in sorted(vars(kind).items()):
             if name in _CLASS_NOISE or isinstance(value, types.MemberDescriptorType):
                 continue
+            if _is_generated(kind, value):
+                continue
             spelled[name] = self._member(value, f"{where}, {name}")
         return [kind.__qualname__, spelled]
 
@@ -256,8 +261,6 @@ class Speller:
             return ["property", [self.value(f, where) for f in (value.fget, value.fset)]]
         if isinstance(value, functools.cached_property):
             return ["property", self.value(value.func, where)]
-        if isinstance(value, types.FunctionType) and value.__code__.co_filename == "<string>":
-            return ["generated"]  # by dataclasses, from what stands elsewhere
         return self.value(value, where)
 
     def _array(self, array: Any, where: str) -> Json:
@@ -295,6 +298,26 @@ class Speller:
             "plain values, tensors or modules there, or remove it before wrapping the network.",
             where=where,
         )
+
+
+def _is_bound(method: types.MethodType | types.BuiltinMethodType) -> bool:
+    # Builtin functions are bound to the module or class that they stand in.
+    return not isinstance(method.__self__, types.ModuleType | type | None)
+
+
+def _is_generated(kind: type, member: Any) -> bool:
+    """Say whether dataclasses or namedtuple wrote a method, from what stands elsewhere."""
+    if "__dataclass_fields__" not in vars(kind) and "_fields" not in vars(kind):
+        return False
+    code = getattr(inspect.unwrap(getattr(member, "__func__", member)), "__code__", None)
+    file = "" if code is None else code.co_filename
+    return file.startswith("<") or file.endswith(("dataclasses.py", "collections/__init__.py"))
+
+
+def _hides_state(kind: type) -> bool:
+    """Say whether instances hold more than attributes, in C, as random.Random does."""
+    words = 2 + sum(1 for _ in _slots(kind))  # __dict__, __weakref__
+    return kind.__basicsize__ > object.__basicsize__ + 8 * words
 
 
 def _is_code(value: Any) -> bool:

@@ -42,16 +42,18 @@ class SourceTests:
     """Its name among the entry points."""
     model: ClassVar[str]
     """A small model, without the prefix."""
-    request: ClassVar[dict[str, Any]] = {"weights": "random", "seed": 0}
+    options: ClassVar[dict[str, Any]] = {"weights": "random", "seed": 0}
     """How to ask for it, as `registry.request` takes it."""
     n_images: ClassVar[int] = 2
 
     @pytest.fixture(scope="class")
-    def network(self) -> TorchNetwork:
+    @classmethod
+    def network(cls) -> TorchNetwork:
         """Load the model once."""
-        return self.load()
+        return cls.load()
 
-    def load(self) -> TorchNetwork:
+    @classmethod
+    def load(cls) -> TorchNetwork:
         """Load the model through its source.
 
         Returns
@@ -59,8 +61,8 @@ class SourceTests:
         TorchNetwork
             A new one.
         """
-        name = f"{self.source}/{self.model}"
-        network: Any = registry.load(registry.request(name, **self.request))
+        name = f"{cls.source}/{cls.model}"
+        network: Any = registry.load(registry.request(name, **cls.options))
         return network  # type: ignore[no-any-return]
 
     def taps(self, network: TorchNetwork) -> list[Tap]:
@@ -184,7 +186,7 @@ class SourceTests:
 
     def test_what_is_stored_is_json(self, network: TorchNetwork) -> None:
         """Requests, records and environments survive the way to disk and back."""
-        request = registry.request(f"{self.source}/{self.model}", **self.request)
+        request = registry.request(f"{self.source}/{self.model}", **self.options)
         assert json.loads(json.dumps(request.to_json())) == request.to_json()
         facts = json.loads(json.dumps(network.record.to_json()))
         assert ModelRecord.from_json(facts).to_json() == facts

@@ -252,7 +252,12 @@ class TorchSession:
             # A copy, so that a network that works in place cannot change the caller's batch.
             images = torch.tensor(batch, dtype=self._network._dtype, device=self._place)
             catch.run(self._network.module, images)
-            return [self._row_first(tap, info, catch, len(batch)) for tap, info in self._taps]
+            rows = {tap: self._row_first(tap, info, catch, len(batch)) for tap, info in self._taps}
+        taps = [tap for tap, _ in self._taps]
+        return [
+            rows[tap].copy() if tap in taps[:number] else rows[tap]
+            for number, tap in enumerate(taps)
+        ]
 
     def _row_first(self, tap: Tap, info: OutputInfo, catch: Catch, n: int) -> NDArray[np.float32]:
         tensor = catch.caught.get(tap)

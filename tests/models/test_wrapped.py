@@ -1,0 +1,98 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision import models
+
+from featurestore.errors import IdentityError, InvalidInputError
+from featurestore.models.network import is_network
+from featurestore.models.preprocess import preprocess
+from featurestore.models.sources.wrapped import wrap
+from featurestore.testing.tiny import TinyNetwork, tiny_network, tiny_transform
+
+
+def wrapped(module=None, **more):
+    given = {"name": "net", "preprocess": tiny_transform, "preprocess_id": "v1", **more}
+    return wrap(TinyNetwork() if module is None else module, **given)
+
+
+def test_a_network_is_known_by_what_it_is_and_not_by_its_name():
+    key = wrapped().spec.key
+    assert key == wrapped(name="other").spec.key
+    assert key == wrapped(copy.deepcopy(TinyNetwork())).spec.key
+    assert key != wrapped(TinyNetwork(seed=1)).spec.key
+    assert key != wrapped(TinyNetwork(n_classes=11)).spec.key
+    assert key != wrapped(preprocess_id="v2").spec.key
+    assert wrapped(name="other").record.label == "other"
+
+
+def test_a_wrapped_network_is_recognised_without_probing_it():
+    network = wrapped()
+    assert is_network(network)
+    assert "record" not in vars(network)
+    assert not is_network(TinyNetwork())
+    assert not is_network("alexnet")
+
+
+def test_a_callable_needs_an_id_and_a_transform_of_torchvision_does_not():
+    with pytest.raises(IdentityError, match="preprocess_id='v1'"):
+        wrapped(preprocess_id=None)
+    published = models.ResNet18_Weights.IMAGENET1K_V1.transforms()
+    network = wrapped(preprocess=published, preprocess_id=None)
+    assert network.input_shape == (3, 224, 224)
+    assert network.spec.preprocessing["transform"]["resize_size"] == [256]
+    picture = Image.effect_noise((300, 200), 90).convert("RGB")
+    np.testing.assert_array_equal(network.transform(picture), published(picture).numpy())
+
+
+def test_the_decode_policy_can_be_chosen_for_ones_own_network():
+    network = wrapped(
+        preprocess=preprocess(tiny_transform, id="v1", exif="apply"), preprocess_id=None
+    )
+    assert network.spec.preprocessing["decode"]["exif"] == "apply"
+    assert network.spec.key != wrapped().spec.key
+
+
+def test_there_is_nothing_to_adapt_without_a_transform():
+    with pytest.raises(InvalidInputError, match="no preprocessing"):
+        wrapped(preprocess=preprocess(resize=32), preprocess_id=None)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda image: np.asarray(image, dtype=np.float32), "size"),
+        (lambda image: image, "returned a Image"),
+    ],
+    ids=["size", "kind"],
+)
+def test_a_preprocessing_that_makes_no_input_is_refused_at_once(function, reason):
+    with pytest.raises(InvalidInputError, match=reason):
+        wrapped(preprocess=function)
+
+
+def test_shells_around_a_network_are_refused_with_advice():
+    for shell in (nn.DataParallel(TinyNetwork()), torch.compile(TinyNetwork())):
+        with pytest.raises(InvalidInputError, match="wrap the network inside"):
+            wrapped(shell)
+    with pytest.raises(InvalidInputError, match="Module"):
+        wrapped(module=lambda x: x)
+    with pytest.raises(InvalidInputError, match="name"):
+        wrapped(name="")
+
+
+def test_equal_seeds_give_equal_tiny_networks():
+    assert tiny_network(3).spec == tiny_network(3).spec
+    assert tiny_network(3).spec != tiny_network(4).spec
+    state = torch.get_rng_state()
+    TinyNetwork(7)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_environment_names_versions():
+    versions = wrapped().environment()
+    assert versions["torch"] == torch.__version__
+    assert set(versions) >= {"torch", "pillow"}
