@@ -38,13 +38,13 @@ STAMPED = 32  # files per task: asking for a stamp takes µs here, ms on a netwo
 BATCH = 512  # files per look-up and transaction, so that a kill loses little; below SQLite's limits
 
 
-def hash_bytes(data: bytes | memoryview) -> Digest:
+def hash_bytes(*parts: bytes | memoryview) -> Digest:
     """Return the digest of bytes in memory.
 
     Parameters
     ----------
-    data : bytes or memoryview
-        Anything contiguous.
+    *parts : bytes or memoryview
+        Contiguous; hashed one after the other, as if they were joined.
 
     Returns
     -------
@@ -56,7 +56,10 @@ def hash_bytes(data: bytes | memoryview) -> Digest:
     >>> hash_bytes(b"").hex()
     '99aa06d3014798d86001c324468d497f'
     """
-    return xxhash.xxh3_128_digest(data)
+    state = xxhash.xxh3_128()
+    for part in parts:
+        state.update(part)
+    return state.digest()
 
 
 def file_digest(path: PathLike) -> Digest:

@@ -56,6 +56,7 @@ def settled(path, data):
 def test_the_digest_is_xxh3_128_big_endian(data):
     assert hash_bytes(data) == xxhash.xxh3_128_intdigest(data).to_bytes(16, "big")
     assert hash_bytes(memoryview(data)) == hash_bytes(data)
+    assert hash_bytes(data[:3], data[3:]) == hash_bytes(data)
 
 
 @pytest.mark.parametrize("size", [0, 1, 2**20 - 1, 2**20, 2**20 + 1, 3 * 2**20])

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from featurestore.errors import ImageDecodeError, InvalidInputError
-from featurestore.images.digest import orientation
+from featurestore.images.digest import orientation, own_copy
 from featurestore.images.eps import rasterise
 from featurestore.images.formats import READABLE, is_eps, why_not_a_picture
 from featurestore.options import get_options
@@ -105,7 +105,7 @@ def _open(content: ImageContent, policy: DecodePolicy) -> _Opened:
     if policy.frame:
         raise _refused(f"it has no frame {policy.frame}, only one picture")
     if isinstance(content.data, Image.Image):
-        return _Opened(content.data.copy())  # some conversions change their source
+        return _Opened(own_copy(content.data))  # some conversions change their source
     return _Opened(Image.fromarray(content.data))
 
 

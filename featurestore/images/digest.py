@@ -52,7 +52,7 @@ def array_digest(array: ArrayLike) -> Digest:
         "dtype": "uint8",
         "shape": list(pixels.shape),
     }
-    return _tagged(header, pixels.tobytes(order="C"))
+    return _tagged(header, np.ascontiguousarray(pixels).data)
 
 
 def pil_digest(image: Image) -> Digest:
@@ -80,7 +80,7 @@ def pil_digest(image: Image) -> Digest:
         "orientation": orientation(image),
     }
     if own.mode in _WIDE:
-        return _tagged(header, np.asarray(own).astype(_WIDE[own.mode]).tobytes())
+        return _tagged(header, np.asarray(own).astype(_WIDE[own.mode]).data)
     return _tagged(header, own.tobytes())
 
 
@@ -143,8 +143,28 @@ def orientation(image: Image) -> int:
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
-def _tagged(header: dict[str, Json], pixels: bytes) -> Digest:
-    return hash_bytes(TAG + canonical_json(header) + b"\n" + pixels)
+def own_copy(image: Image) -> Image:
+    """Return a copy that shares nothing, with the orientation that a plain copy may forget.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        At any frame; that frame is copied.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Loaded.
+    """
+    own = image.copy()
+    turned = orientation(image)
+    if orientation(own) != turned:  # set by hand: Pillow copies what was read from a file
+        own.getexif()[ORIENTATION] = turned
+    return own
+
+
+def _tagged(header: dict[str, Json], pixels: bytes | memoryview) -> Digest:
+    return hash_bytes(TAG + canonical_json(header) + b"\n", pixels)
 
 
 def _palette(own: Image) -> Json:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -64,14 +63,11 @@ class Rows:
     def read(self, position: int) -> Picture:
         """Read one row; see `Source`."""
         try:
-            dataset = _open(self.path, self.dataset, stamp_file(self.path), os.getpid())
-            row = self.rows[position]
-            if row >= dataset.shape[0]:
-                raise ImageDecodeError("The file was changed.", reason="its row is gone")
-            return _picture(dataset[row])
+            with _opened(self.path, self.dataset) as dataset:
+                (row,) = _chosen(self.rows[position], int(dataset.shape[0]))
+                return _picture(dataset[row])
         except InvalidInputError as err:
-            reason = err.facts.get("reason", f"the file was changed: {err}")
-            raise ImageDecodeError(str(err), reason=reason) from err
+            raise ImageDecodeError(str(err), reason=f"the file was changed: {err}") from err
 
     def take(self, positions: Sequence[int]) -> Rows:
         """Choose rows; see `Source`."""
@@ -106,12 +102,12 @@ class Rows:
         if not rows:
             return {}
         started_ns = time.time_ns()
-        dataset = _open(self.path, self.dataset, stamp, os.getpid())
-        fresh = {
-            row: array_digest(picture)
-            for block in _blocks(dataset, rows)
-            for row, picture in zip(block, _read_block(dataset, block), strict=True)
-        }
+        with _opened(self.path, self.dataset) as dataset:
+            fresh = {
+                row: array_digest(picture)
+                for block in _blocks(dataset, rows)
+                for row, picture in zip(block, _read_block(dataset, block), strict=True)
+            }
         if stamp_file(self.path) == stamp and stamp.at_rest(started_ns):
             remember({self._memo_key(stamp, row): digest for row, digest in fresh.items()})
         return fresh
@@ -145,31 +141,36 @@ def find_rows(path: str, dataset: str | None, index: Any) -> Rows:
         If h5py is not installed.
     """
     try:
-        opened = _open(path, dataset, stamp_file(path), os.getpid())
+        with _opened(path, dataset) as found:
+            return Rows(path, str(dataset), _chosen(index, int(found.shape[0])))
     except OSError as err:
         raise InvalidInputError(f"{path!r} cannot be read as HDF5: {err}") from err
-    return Rows(path, str(dataset), _chosen(index, int(opened.shape[0])))
 
 
-@lru_cache(maxsize=4)
-def _open(path: str, dataset: str | None, stamp: FileStamp, process: int) -> Any:  # noqa: ARG001
-    """Open a dataset once per state of its file and process; h5py locks around every call."""
+@contextmanager
+def _opened(path: str, dataset: str | None) -> Iterator[Any]:
+    """Open a dataset of pictures; h5py locks around every call, so any thread may."""
+    # Opened for each use: a file that is kept open cannot be rewritten from the same notebook.
     h5py = import_optional("h5py", "hdf5")
     # Without a lock, which read-only and network file systems refuse; what is read is hashed.
-    file = h5py.File(path, "r", locking=False)
-    found = file.get(dataset) if dataset is not None else None
-    if not isinstance(found, h5py.Dataset):
-        names: list[str] = []
-        file.visititems(
-            lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None
-        )
-        file.close()
-        raise InvalidInputError(
-            f"{path!r} is an HDF5 file without a dataset {dataset!r}. It has "
-            f"{', '.join(map(repr, names)) or 'none'}; choose one with dataset=."
-        )
-    _require_pictures(found.shape, found.dtype, f"Dataset {dataset!r} of {path!r}")
-    return found
+    with h5py.File(path, "r", locking=False) as file:
+        found = file.get(dataset) if dataset is not None else None
+        if not isinstance(found, h5py.Dataset):
+            raise InvalidInputError(
+                f"{path!r} is an HDF5 file without a dataset {dataset!r}. It has "
+                f"{', '.join(map(repr, _datasets(file, h5py))) or 'none'}; choose one with "
+                "dataset=."
+            )
+        _require_pictures(found.shape, found.dtype, f"Dataset {dataset!r} of {path!r}")
+        yield found
+
+
+def _datasets(file: Any, h5py: Any) -> list[str]:
+    names: list[str] = []
+    file.visititems(
+        lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None
+    )
+    return names
 
 
 def _require_pictures(shape: tuple[int, ...], dtype: np.dtype[Any], what: str) -> None:

@@ -15,7 +15,7 @@ from PIL.Image import Image
 from featurestore.errors import ImageDecodeError, InvalidInputError
 from featurestore.filehash import file_digests
 from featurestore.images.content import Files, ImageContent, InMemory, why_unreadable
-from featurestore.images.digest import ORIENTATION, orientation, require_picture
+from featurestore.images.digest import own_copy, require_picture
 from featurestore.images.folder import class_coords, find_images, is_picture
 from featurestore.images.hdf5 import find_rows, is_hdf5
 from featurestore.images.imageset import ImageSet, require_names
@@ -244,7 +244,7 @@ def _in_memory(items: Sequence[Any], names: Sequence[str] | None) -> _Found:
     for number, item in enumerate(items):
         name = f"number {number}" if names is None else names[number]
         try:
-            pictures.append(_own_image(item) if isinstance(item, Image) else _own_array(item))
+            pictures.append(own_copy(item) if isinstance(item, Image) else _own_array(item))
         except OSError as err:
             failures[name] = why_unreadable(err)
         except InvalidInputError as err:
@@ -302,13 +302,6 @@ def _stack(array: Any) -> list[Any]:
 def _own_array(item: Any) -> Picture:
     own = require_picture(np.asarray(item)).copy(order="C")
     own.setflags(write=False)
-    return own
-
-
-def _own_image(image: Image) -> Image:
-    own = image.copy()
-    if orientation(own) != orientation(image):  # set by hand: a copy forgets that
-        own.getexif()[ORIENTATION] = orientation(image)
     return own
 
 
