@@ -96,7 +96,7 @@ def decode(content: ImageContent, policy: DecodePolicy) -> Decoded:
         raise
     except DAMAGE as err:
         said = str(err) or type(err).__name__
-        raise _refused(f"it is damaged or not what it seems ({said})") from err
+        raise _refused(f"it is damaged or of a kind that Pillow cannot read ({said})") from err
 
 
 def _open(content: ImageContent, policy: DecodePolicy) -> _Opened:

@@ -10,6 +10,7 @@ import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL.Image import Exif
 
 from featurestore.canonical import canonical_json
 from featurestore.errors import InvalidInputError
@@ -157,9 +158,10 @@ def own_copy(image: Image) -> Image:
         Loaded.
     """
     own = image.copy()
-    turned = orientation(image)
-    if orientation(own) != turned:  # set by hand: Pillow copies what was read from a file
-        own.getexif()[ORIENTATION] = turned
+    # Set by hand, the orientation is lost in copies and pickles unless it is kept as bytes.
+    tags = Exif()
+    tags[ORIENTATION] = orientation(image)
+    own.info["exif"] = tags.tobytes()
     return own
 
 

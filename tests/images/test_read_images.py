@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from featurestore import filehash
 from featurestore.errors import ImageDecodeError, InvalidInputError
+from featurestore.images.digest import pil_digest
 from featurestore.images.imageset import ImageSet
 from featurestore.images.read import as_image_set, read_images
 from tests.images.pictures import encoded, exif, png, rgb, write
@@ -272,6 +274,28 @@ def test_a_pil_image_keeps_its_orientation_and_is_copied():
     kept = images.content(0)
     assert kept.digest == images.digests[0].tobytes()
     assert kept.data.getexif()[0x0112] == 6
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("transparency", [None, 2, b"\x00\x80"])
+def test_pil_images_survive_pickling(orientation, transparency):
+    image = Image.fromarray(rgb()).quantize(5)
+    image.info["transparency"] = transparency
+    image.getexif()[0x0112] = orientation
+    images = read_images([image])
+    back = pickle.loads(pickle.dumps(images))
+    assert back.content(0).digest == images.digests[0].tobytes() == pil_digest(image)
+
+
+def test_an_orientation_corrected_by_hand_counts(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encoded(rgb(), "JPEG", exif=exif(6)))
+    with Image.open(path) as image:
+        turned = read_images([image])
+        image.getexif()[0x0112] = 1
+        upright = read_images([image])
+    assert upright.hex_digests != turned.hex_digests
+    assert upright.content(0).digest == upright.digests[0].tobytes()
 
 
 def test_a_pil_image_that_cannot_be_loaded_is_named(tmp_path):
