@@ -8,10 +8,13 @@ class TestTorchvision(SourceTests):
     model = "shufflenet_v2_x0_5"
 
 
+OPTIONS = {"weights": "random", "seed": 1, "preprocess": preprocess(size=(64, 96))}
+
+
 class TestSegmentation(SourceTests):
     source = "torchvision"
     model = "lraspp_mobilenet_v3_large"
-    options = {"weights": "random", "seed": 1, "preprocess": preprocess(size=(64, 96))}
+    options = OPTIONS
 
 
 class TestTiny(SourceTests):

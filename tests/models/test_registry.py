@@ -72,7 +72,7 @@ def test_a_file_called_random_does_not_hide_random_weights(tmp_path, monkeypatch
     ],
 )
 def test_a_url_without_encryption_or_hash_is_refused(url):
-    with pytest.raises(InvalidInputError, match="hash|https"):
+    with pytest.raises(InvalidInputError, match=r"hash|https"):
         request("alexnet", weights=url)
 
 

@@ -14,11 +14,10 @@ def test_golden_digests_never_change():
 
 @pytest.mark.parametrize(
     "dtype",
-    [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8]
-    + [torch.bool, torch.complex64],
+    "float32 float64 float16 bfloat16 int64 uint8 bool complex64".split(),  # noqa: SIM905
 )
 def test_every_dtype_has_a_digest_of_its_own(dtype):
-    ones, zeros = torch.ones(3, dtype=dtype), torch.zeros(3, dtype=dtype)
+    ones, zeros = (make(3, dtype=getattr(torch, dtype)) for make in (torch.ones, torch.zeros))
     assert weights_digest({"w": ones}) == weights_digest({"w": ones.clone()})
     assert weights_digest({"w": ones}) != weights_digest({"w": zeros})
     other = torch.ones(3, dtype=torch.float8_e5m2)
