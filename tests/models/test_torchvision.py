@@ -7,6 +7,7 @@ from featurestore.errors import InvalidInputError, ModelNotFoundError
 from featurestore.models import registry
 from featurestore.models.preprocess import preprocess
 from featurestore.models.sources.probe import probe_image
+from featurestore.models.sources.torchvision import _reference
 from featurestore.models.structure import structure_digest
 from featurestore.models.taps import Tap
 from featurestore.testing.reference import caller_state, reference_activations
@@ -111,6 +112,19 @@ def test_untrained_networks_use_the_preset_of_the_first_imagenet_weights():
     preset = torchvision_models.ResNet50_Weights.IMAGENET1K_V1.transforms()
     assert network.spec.preprocessing["transform"]["resize_size"] == preset.resize_size
     assert network.weights_label == "random(seed=0)"
+
+
+def test_every_model_without_weights_gets_a_preset_of_the_size_it_is_built_for():
+    for name in NAMES:
+        if name.startswith("vit_"):
+            preset = _reference(name).transforms()
+            assert preset.crop_size == [224], name
+
+
+def test_an_input_that_the_network_does_not_take_is_an_error_that_says_so():
+    asked = registry.request("vit_b_32", weights=None, preprocess=preprocess(size=96))
+    with pytest.raises(InvalidInputError, match=r"\(3, 96, 96\): AssertionError: Wrong image"):
+        registry.load(asked).record  # noqa: B018
 
 
 def test_unknown_models_suggest_near_misses():

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+    from featurestore.models.sources.probe import ProbeFacts
     from featurestore.models.sources.transforms import ImageTransform
     from featurestore.models.spec import ModelSpec
     from featurestore.models.taps import OutputInfo, Tap
@@ -67,9 +68,7 @@ class TorchNetwork:
     @cached_property
     def record(self) -> ModelRecord:
         """What a store remembers of the model; runs two probe batches on the CPU, once."""
-        cpu = torch.device("cpu")
-        with placed(self.module, cpu), self._numeric(cpu, "fp32", get_options().n_threads):
-            facts = probe_modules(self.module, self.input_shape, self._dtype)
+        facts = self._probe()
         return ModelRecord(
             spec=self.spec,
             label=self.label,
@@ -165,6 +164,20 @@ class TorchNetwork:
             cudnn: Any = torch.backends.cudnn
             versions["cudnn"] = str(cudnn.version())
         return versions
+
+    def _probe(self) -> ProbeFacts:
+        cpu = torch.device("cpu")
+        numeric = self._numeric(cpu, "fp32", get_options().n_threads)
+        with placed(self.module, cpu), memory_errors(cpu), numeric:
+            try:
+                return probe_modules(self.module, self.input_shape, self._dtype)
+            except (MemoryError, torch.OutOfMemoryError):
+                raise
+            except Exception as err:  # whatever a network raises on an input it does not take
+                raise InvalidInputError(
+                    f"{self.label} cannot run on its input of shape {self.input_shape}: "
+                    f"{type(err).__name__}: {err}. Does the preprocessing belong to it?"
+                ) from err
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 # Not about single images.
 _LEFT_OUT = ("torchvision.models.video", "torchvision.models.optical_flow")
 
+USUAL_SIZE = 224  # of the input, where builders are not told another [px]
+
 _building = threading.Lock()
 
 
@@ -163,7 +165,10 @@ def _members(name: str) -> list[WeightsEnum]:
 def _reference(name: str) -> WeightsEnum | None:
     members = _members(name)
     first = [member for member in members if member.name == "IMAGENET1K_V1"]
-    return next(iter([*first, *members]), None)
+    # vit_h_14 has none, and lists first what was tuned for pictures of 518 pixels, which the
+    # network as it is built without weights does not take.
+    usual = [member for member in members if max(member.meta.get("min_size", (1,))) <= USUAL_SIZE]
+    return next(iter([*first, *usual, *members]), None)
 
 
 def _published(request: ModelRequest) -> WeightsEnum | None:
