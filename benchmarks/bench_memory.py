@@ -24,7 +24,7 @@ def measure(what: str, n: int, folder: Path) -> None:
     import torchvision
 
     import featurestore as fs
-    from featurestore.models.taps import Tap
+    from featurestore.networks.taps import Tap
 
     torch.manual_seed(0)
     network = torchvision.models.vgg16(weights=None)

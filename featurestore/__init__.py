@@ -11,28 +11,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featurestore.images.imageset import ImageSet as ImageSet
     from featurestore.images.read import read_images as read_images
-    from featurestore.models.listing import choose_module as choose_module
-    from featurestore.models.listing import models as models
-    from featurestore.models.listing import modules as modules
-    from featurestore.models.preprocess import preprocess as preprocess
-    from featurestore.models.sources.wrapped import wrap as wrap
+    from featurestore.networks.listing import choose_module as choose_module
+    from featurestore.networks.listing import models as models
+    from featurestore.networks.listing import modules as modules
+    from featurestore.networks.preprocess import preprocess as preprocess
+    from featurestore.networks.sources.wrapped import wrap as wrap
     from featurestore.options import get_options as get_options
     from featurestore.options import set_options as set_options
     from featurestore.store import FeatureStore as FeatureStore
     from featurestore.store import open_store as open_store
 
 _HOME = {
-    "choose_module": "featurestore.models.listing",
+    "choose_module": "featurestore.networks.listing",
     "FeatureStore": "featurestore.store",
     "get_options": "featurestore.options",
     "ImageSet": "featurestore.images.imageset",
-    "models": "featurestore.models.listing",
-    "modules": "featurestore.models.listing",
+    "models": "featurestore.networks.listing",
+    "modules": "featurestore.networks.listing",
     "open_store": "featurestore.store",
-    "preprocess": "featurestore.models.preprocess",
+    "preprocess": "featurestore.networks.preprocess",
     "read_images": "featurestore.images.read",
     "set_options": "featurestore.options",
-    "wrap": "featurestore.models.sources.wrapped",
+    "wrap": "featurestore.networks.sources.wrapped",
 }
 
 __version__ = "0.1.0"

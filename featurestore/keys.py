@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from featurestore.canonical import digest_of
-from featurestore.models.taps import Tap
+from featurestore.networks.taps import Tap
 from featurestore.readouts import readout_shape, stored_readout
 
 if TYPE_CHECKING:
-    from featurestore.models.spec import ModelRecord
+    from featurestore.networks.spec import ModelRecord
     from featurestore.typing import Json, Precision, StoredDtype
 
 

@@ -13,8 +13,8 @@ from featurestore.extraction.events import ProgressBar, log_event
 from featurestore.extraction.run import Report, Settings, extract
 from featurestore.images.read import as_image_set
 from featurestore.keys import want
-from featurestore.models import registry
-from featurestore.models.network import is_network
+from featurestore.networks import registry
+from featurestore.networks.network import is_network
 from featurestore.options import get_options
 from featurestore.planning.models import Model, resolve_network, resolve_request
 from featurestore.planning.plan import Plan, make_plan, require_complete
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from featurestore.images.imageset import ImageSet
-    from featurestore.models.network import Network
-    from featurestore.models.preprocess import Preprocess
+    from featurestore.networks.network import Network
+    from featurestore.networks.preprocess import Preprocess
     from featurestore.storage.catalog import Catalog, Mode
     from featurestore.typing import PathLike, Precision, Readout, StoredDtype
 

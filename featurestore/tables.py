@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from featurestore.keys import spell_tap
-from featurestore.models.taps import Tap
+from featurestore.networks.taps import Tap
 from featurestore.options import format_nbytes
 from featurestore.storage.imagesets import ImageSetInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from featurestore.models.spec import ModelRecord
+    from featurestore.networks.spec import ModelRecord
     from featurestore.storage.layout import ColumnLayout
 
 

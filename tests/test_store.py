@@ -30,7 +30,7 @@ from featurestore.errors import (
     ReadOnlyError,
     StoreNotFoundError,
 )
-from featurestore.models.sources.torch_network import TorchSession
+from featurestore.networks.sources.torch_network import TorchSession
 from featurestore.storage import reader
 from featurestore.testing.tiny import TinyNetwork, tiny_network, tiny_transform
 

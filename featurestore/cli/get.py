@@ -98,6 +98,6 @@ def run(
 def _preprocess(exif: str, alpha: str) -> object:
     if (exif, alpha) == ("ignore", "drop"):
         return None
-    from featurestore.models.preprocess import preprocess
+    from featurestore.networks.preprocess import preprocess
 
     return preprocess(exif=exif, alpha=alpha)  # type: ignore[arg-type]

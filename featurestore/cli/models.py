@@ -21,7 +21,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """List the models that can be asked for."""
-    from featurestore.models.listing import models
+    from featurestore.networks.listing import models
 
     found = models(pattern=pattern, source=source)
     if as_json:

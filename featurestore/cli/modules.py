@@ -14,7 +14,7 @@ def run(model: Model, as_json: AsJson = False) -> None:
     The network is built with random weights and probed with two tiny batches: nothing is
     downloaded.
     """
-    from featurestore.models.listing import modules
+    from featurestore.networks.listing import modules
 
     table = modules(model)
     if as_json:

@@ -23,7 +23,7 @@ from featurestore.extraction.events import (
 )
 from featurestore.extraction.writer import SlotWriter
 from featurestore.images.decode import describe_notes
-from featurestore.models.network import DeviceMemoryError
+from featurestore.networks.network import DeviceMemoryError
 from featurestore.options import get_options
 from featurestore.planning.budget import divide_memory, require_disk_space
 from featurestore.policy import DecodePolicy
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from featurestore.extraction.batches import Batch
     from featurestore.extraction.events import Event, Listener
     from featurestore.keys import FeatureSpec, Wanted
-    from featurestore.models.network import Network, Session
-    from featurestore.models.taps import Tap
+    from featurestore.networks.network import Network, Session
+    from featurestore.networks.taps import Tap
     from featurestore.planning.plan import Gap, Group, Plan
     from featurestore.storage.catalog import Catalog
     from featurestore.typing import Json, Precision

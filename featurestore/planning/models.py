@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from featurestore.errors import FeaturesMissingError, WeightsChangedError
-from featurestore.models import registry
+from featurestore.networks import registry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from featurestore.models.network import Network
-    from featurestore.models.spec import ModelRecord, ModelRequest
+    from featurestore.networks.network import Network
+    from featurestore.networks.spec import ModelRecord, ModelRequest
     from featurestore.storage.catalog import Catalog
 
 PROBE_TOLERANCE = 1e-3  # devices and library versions differ by 1e-6 to 1e-4

@@ -13,7 +13,7 @@ from featurestore.errors import (
     ReadOnlyError,
     StoreNotFoundError,
 )
-from featurestore.models.spec import ModelRecord
+from featurestore.networks.spec import ModelRecord
 from featurestore.storage import layout as _layout
 from featurestore.storage import records
 from featurestore.storage.blob import LocalBlobs
@@ -22,7 +22,7 @@ from featurestore.storage.column import Column
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from featurestore.models.spec import ModelRequest
+    from featurestore.networks.spec import ModelRequest
     from featurestore.storage.blob import Blobs
     from featurestore.storage.layout import ColumnLayout
     from featurestore.typing import Json, PathLike

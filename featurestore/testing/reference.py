@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from featurestore.models.taps import Tap
+    from featurestore.networks.taps import Tap
 
 
 def reference_activations(

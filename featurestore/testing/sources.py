@@ -18,11 +18,11 @@ import pytest
 import torch
 from PIL import Image
 
-from featurestore.models import registry
-from featurestore.models.sources.probe import probe_image
-from featurestore.models.spec import ModelRecord, probe_mismatch
-from featurestore.models.structure import structure_digest
-from featurestore.models.taps import Tap
+from featurestore.networks import registry
+from featurestore.networks.sources.probe import probe_image
+from featurestore.networks.spec import ModelRecord, probe_mismatch
+from featurestore.networks.structure import structure_digest
+from featurestore.networks.taps import Tap
 from featurestore.testing.reference import caller_state, reference_activations
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from featurestore.models.sources.torch_network import TorchNetwork
+    from featurestore.networks.sources.torch_network import TorchNetwork
 
 N_DEPTHS = 4
 

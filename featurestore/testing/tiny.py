@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from featurestore.models.sources.wrapped import wrap
+from featurestore.networks.sources.wrapped import wrap
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from featurestore.models.sources.torch_network import TorchNetwork
+    from featurestore.networks.sources.torch_network import TorchNetwork
 
 TINY_INPUT = (3, 32, 32)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch.utils.hooks import RemovableHandle
 
-    from featurestore.models.taps import Tap
+    from featurestore.networks.taps import Tap
 
 Path = tuple[str | int, ...]
 

@@ -23,7 +23,7 @@ import xxhash
 
 from featurestore.canonical import canonical_json, digest_of
 from featurestore.errors import IdentityError
-from featurestore.models.code import (
+from featurestore.networks.code import (
     cell_value,
     is_users,
     is_users_module,
@@ -31,7 +31,7 @@ from featurestore.models.code import (
     qualified_name,
     source_digest,
 )
-from featurestore.models.weights import tensor_pieces
+from featurestore.networks.weights import tensor_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

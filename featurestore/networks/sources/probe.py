@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from featurestore.models.sources.axes import name_axes
-from featurestore.models.sources.capture import Hooks, tensors_in
-from featurestore.models.taps import ModuleInfo, OutputInfo
+from featurestore.networks.sources.axes import name_axes
+from featurestore.networks.sources.capture import Hooks, tensors_in
+from featurestore.networks.taps import ModuleInfo, OutputInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from featurestore.models.sources.axes import Layout
-    from featurestore.models.sources.capture import Path
+    from featurestore.networks.sources.axes import Layout
+    from featurestore.networks.sources.capture import Path
 
 # Rows of the two passes differ by rounding only: 1e-7 at first, more after a hundred modules.
 NEIGHBOUR_RTOL = 1e-4

@@ -4,12 +4,12 @@ import torch
 from torchvision import models as torchvision_models
 
 from featurestore.errors import InvalidInputError, ModelNotFoundError
-from featurestore.models import registry
-from featurestore.models.preprocess import preprocess
-from featurestore.models.sources.probe import probe_image
-from featurestore.models.sources.torchvision import _reference
-from featurestore.models.structure import structure_digest
-from featurestore.models.taps import Tap
+from featurestore.networks import registry
+from featurestore.networks.preprocess import preprocess
+from featurestore.networks.sources.probe import probe_image
+from featurestore.networks.sources.torchvision import _reference
+from featurestore.networks.structure import structure_digest
+from featurestore.networks.taps import Tap
 from featurestore.testing.reference import caller_state, reference_activations
 
 SMALL = ["squeezenet1_1", "mobilenet_v3_small", "mnasnet0_5", "regnet_y_400mf"]

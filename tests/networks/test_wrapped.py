@@ -8,9 +8,9 @@ from torch import nn
 from torchvision import models
 
 from featurestore.errors import IdentityError, InvalidInputError
-from featurestore.models.network import is_network
-from featurestore.models.preprocess import preprocess
-from featurestore.models.sources.wrapped import wrap
+from featurestore.networks.network import is_network
+from featurestore.networks.preprocess import preprocess
+from featurestore.networks.sources.wrapped import wrap
 from featurestore.testing.tiny import TinyNetwork, tiny_network, tiny_transform
 
 

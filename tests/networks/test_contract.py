@@ -1,4 +1,4 @@
-from featurestore.models.preprocess import preprocess
+from featurestore.networks.preprocess import preprocess
 from featurestore.testing.sources import SourceTests
 from featurestore.testing.tiny import tiny_network
 

@@ -14,25 +14,25 @@ import torch
 from torchvision import models
 
 from featurestore.errors import InvalidInputError, ModelNotFoundError, did_you_mean
-from featurestore.models.checkpoints import (
+from featurestore.networks.checkpoints import (
     read_checkpoint,
     reconcile,
     require_fit,
     resize_outputs,
     with_entries,
 )
-from featurestore.models.downloads import (
+from featurestore.networks.downloads import (
     cached_path,
     download_failed,
     fetch,
     require_hash,
     url_hash,
 )
-from featurestore.models.sources.presets import resolve_transform
-from featurestore.models.sources.torch_network import TorchNetwork
-from featurestore.models.spec import ModelSpec
-from featurestore.models.structure import structure_digest
-from featurestore.models.weights import weights_digest
+from featurestore.networks.sources.presets import resolve_transform
+from featurestore.networks.sources.torch_network import TorchNetwork
+from featurestore.networks.spec import ModelSpec
+from featurestore.networks.structure import structure_digest
+from featurestore.networks.weights import weights_digest
 from featurestore.options import get_options
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
     from torchvision.models import WeightsEnum
 
-    from featurestore.models.checkpoints import State
-    from featurestore.models.spec import ModelRequest
+    from featurestore.networks.checkpoints import State
+    from featurestore.networks.spec import ModelRequest
     from featurestore.typing import Json
 
 # Not about single images.

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 from featurestore.errors import InvalidInputError, ModuleNotFoundInModelError, NotFoundError
-from featurestore.models import registry
-from featurestore.models.network import is_network
-from featurestore.models.taps import Tap
+from featurestore.networks import registry
+from featurestore.networks.network import is_network
+from featurestore.networks.taps import Tap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from featurestore.models.network import Network
-    from featurestore.models.spec import ModelRecord
-    from featurestore.models.taps import ModuleInfo, OutputInfo
+    from featurestore.networks.network import Network
+    from featurestore.networks.spec import ModelRecord
+    from featurestore.networks.taps import ModuleInfo, OutputInfo
     from featurestore.typing import PathLike
 
 FLOAT32_NBYTES = 4

@@ -16,7 +16,7 @@ from torch import nn
 from torchvision import models
 
 from featurestore.errors import IdentityError
-from featurestore.models.structure import structure_digest
+from featurestore.networks.structure import structure_digest
 from featurestore.testing.tiny import TinyNetwork
 
 SCALE = 2.0
@@ -105,7 +105,7 @@ HELPERS = "def shifted(x):\n    return x + 1\n"
 
 SCRIPT = (
     "import net, torch; torch.manual_seed(0); "
-    "from featurestore.models.structure import structure_digest; "
+    "from featurestore.networks.structure import structure_digest; "
     "print(structure_digest(net.Net()))"
 )
 

@@ -6,9 +6,9 @@ import pytest
 
 from featurestore.errors import IdentityError, InvalidInputError, ModelNotFoundError
 from featurestore.filehash import hash_bytes
-from featurestore.models import registry
-from featurestore.models.preprocess import preprocess
-from featurestore.models.registry import request
+from featurestore.networks import registry
+from featurestore.networks.preprocess import preprocess
+from featurestore.networks.registry import request
 
 
 def test_a_bare_name_belongs_to_torchvision():
@@ -126,7 +126,7 @@ def test_a_broken_plug_in_does_not_break_the_others(tmp_path):
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
     (package / "entry_points.txt").write_text("[featurestore.sources]\nbroken = no.such:Thing\n")
     code = (
-        "from featurestore.models import listing, registry; found = listing.models(); "
+        "from featurestore.networks import listing, registry; found = listing.models(); "
         "assert 'alexnet' in found; assert 'broken' in registry.sources(); "
         "assert 'no' in found.unavailable['broken'], found.unavailable; "
         "assert 'broken is not available' in repr(found) or len(found) > 200"
@@ -136,7 +136,7 @@ def test_a_broken_plug_in_does_not_break_the_others(tmp_path):
 
 def test_requests_need_no_framework():
     code = (
-        "import sys; from featurestore.models import network, preprocess, registry, spec, taps; "
+        "import sys; from featurestore.networks import network, preprocess, registry, spec, taps; "
         "registry.request('alexnet', preprocess=preprocess.preprocess(resize=3)); "
         "registry.sources(); "
         "print([m for m in ('torch', 'torchvision', 'numpy', 'tensorflow') if m in sys.modules])"

@@ -10,7 +10,7 @@ from urllib.parse import urlparse
 import torch
 
 from featurestore.errors import InvalidInputError, ModelNotFoundError
-from featurestore.models.registry import URL_HASH
+from featurestore.networks.registry import URL_HASH
 from featurestore.options import get_options
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.canonical import digest_of
 from featurestore.errors import ModuleNotFoundInModelError, did_you_mean
-from featurestore.models.taps import ModuleInfo
+from featurestore.networks.taps import ModuleInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from featurestore.models.taps import OutputInfo, Tap
+    from featurestore.networks.taps import OutputInfo, Tap
     from featurestore.typing import Json
 
 RECORD_FORMAT = 1

@@ -9,15 +9,15 @@ from torchvision.transforms import functional
 from torchvision.transforms.functional import InterpolationMode
 
 from featurestore.errors import IdentityError, InvalidInputError
-from featurestore.models.preprocess import decode_policy, published_parameters
-from featurestore.models.sources.transforms import image_transform
+from featurestore.networks.preprocess import decode_policy, published_parameters
+from featurestore.networks.sources.transforms import image_transform
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from PIL.Image import Image
 
-    from featurestore.models.sources.transforms import ImageTransform
+    from featurestore.networks.sources.transforms import ImageTransform
     from featurestore.typing import Json
 
 

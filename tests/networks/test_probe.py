@@ -8,9 +8,9 @@ from torch import nn
 from torchvision import models, ops
 
 from featurestore.errors import InvalidInputError, ModuleNotFoundInModelError
-from featurestore.models.sources.probe import probe_image, probe_modules
-from featurestore.models.spec import ModelRecord, probe_mismatch
-from featurestore.models.taps import Tap
+from featurestore.networks.sources.probe import probe_image, probe_modules
+from featurestore.networks.spec import ModelRecord, probe_mismatch
+from featurestore.networks.taps import Tap
 from featurestore.testing.tiny import TinyNetwork, tiny_network
 
 

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 
 from featurestore.errors import InvalidInputError
-from featurestore.models.sources.capture import Catch
-from featurestore.models.sources.numeric import (
+from featurestore.networks.sources.capture import Catch
+from featurestore.networks.sources.numeric import (
     memory_errors,
     numeric_context,
     placed,
     require_precision,
     resolve_device,
 )
-from featurestore.models.sources.probe import probe_modules
-from featurestore.models.spec import ModelRecord
+from featurestore.networks.sources.probe import probe_modules
+from featurestore.networks.spec import ModelRecord
 from featurestore.options import get_options
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from featurestore.models.sources.probe import ProbeFacts
-    from featurestore.models.sources.transforms import ImageTransform
-    from featurestore.models.spec import ModelSpec
-    from featurestore.models.taps import OutputInfo, Tap
+    from featurestore.networks.sources.probe import ProbeFacts
+    from featurestore.networks.sources.transforms import ImageTransform
+    from featurestore.networks.spec import ModelSpec
+    from featurestore.networks.taps import OutputInfo, Tap
     from featurestore.typing import Json, Precision
 
 # Throughput on a CPU is flat from about 8 images on, and padding a lone one stays cheap.
@@ -202,7 +202,7 @@ class TorchNetwork:
 
 
 class TorchSession:
-    """A torch network on a device; see `featurestore.models.network.Session`.
+    """A torch network on a device; see `featurestore.networks.network.Session`.
 
     Parameters
     ----------

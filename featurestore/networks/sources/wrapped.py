@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from featurestore.errors import InvalidInputError
-from featurestore.models.preprocess import as_preprocess, decode_policy
-from featurestore.models.sources.presets import resolve_transform
-from featurestore.models.sources.torch_network import TorchNetwork
-from featurestore.models.spec import ModelSpec
-from featurestore.models.structure import structure_digest
-from featurestore.models.weights import weights_digest
+from featurestore.networks.preprocess import as_preprocess, decode_policy
+from featurestore.networks.sources.presets import resolve_transform
+from featurestore.networks.sources.torch_network import TorchNetwork
+from featurestore.networks.spec import ModelSpec
+from featurestore.networks.structure import structure_digest
+from featurestore.networks.weights import weights_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from featurestore.models.preprocess import Preprocess
-    from featurestore.models.sources.transforms import ImageTransform
+    from featurestore.networks.preprocess import Preprocess
+    from featurestore.networks.sources.transforms import ImageTransform
 
 # Their inner modules do not run as modules, so hooks on them would stay silent.
 _SHELLS = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel, torch.jit.ScriptModule)

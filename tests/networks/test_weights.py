@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from featurestore.errors import IdentityError
-from featurestore.models.weights import weights_digest
+from featurestore.networks.weights import weights_digest
 
 
 def test_golden_digests_never_change():

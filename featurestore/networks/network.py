@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from featurestore.models.spec import ModelRecord, ModelRequest, ModelSpec
-    from featurestore.models.taps import Tap
+    from featurestore.networks.spec import ModelRecord, ModelRequest, ModelSpec
+    from featurestore.networks.taps import Tap
     from featurestore.typing import Json, Precision
 
 

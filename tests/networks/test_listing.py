@@ -4,7 +4,7 @@ import pytest
 from torchvision import models as torchvision_models
 
 from featurestore.errors import InvalidInputError, ModelNotFoundError
-from featurestore.models.listing import choose_module, models, modules
+from featurestore.networks.listing import choose_module, models, modules
 from featurestore.testing.tiny import TinyNetwork, tiny_network
 
 

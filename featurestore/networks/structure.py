@@ -14,14 +14,17 @@ import torch
 from torch import nn
 
 from featurestore.canonical import digest_of
-from featurestore.models.spelling import Speller
-from featurestore.models.weights import weights_digest
+from featurestore.networks.code import qualified_name
+from featurestore.networks.spelling import Speller
+from featurestore.networks.weights import weights_digest
 
 if TYPE_CHECKING:
     from featurestore.typing import Json
 
 # What nn.Module itself keeps: registries, hooks, and the training flag.
 _PLUMBING = frozenset({*vars(nn.Module()), "_is_full_backward_hook", "call_super_init"})
+# What installed modules note down in their first forward pass.
+_CACHES = {"torchvision.ops.poolers.MultiScaleRoIAlign": frozenset({"scales", "map_levels"})}
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
@@ -99,8 +102,9 @@ def _describe_part(part: nn.Module, name: str, speller: Speller) -> Json:
 def _attributes(part: nn.Module, where: str, speller: Speller) -> Json:
     if isinstance(part, torch.fx.GraphModule):
         return {"code": part.code}
+    left_out = _PLUMBING | _CACHES.get(qualified_name(type(part)), frozenset())
     kept: dict[str, Any] = {
-        name: value for name, value in vars(part).items() if name not in _PLUMBING
+        name: value for name, value in vars(part).items() if name not in left_out
     }
     return {
         name: speller.value(value, f"{where}, attribute {name!r}")

@@ -9,10 +9,10 @@ from torch import nn
 from torchvision import models
 
 from featurestore.errors import InvalidInputError, ModelNotFoundError
-from featurestore.models import registry
-from featurestore.models.checkpoints import read_checkpoint
-from featurestore.models.preprocess import preprocess
-from featurestore.models.weights import weights_digest
+from featurestore.networks import registry
+from featurestore.networks.checkpoints import read_checkpoint
+from featurestore.networks.preprocess import preprocess
+from featurestore.networks.weights import weights_digest
 
 NAME = "squeezenet1_1"
 SMALL = preprocess(size=64)

@@ -5,8 +5,8 @@ from torchvision import models
 from torchvision.transforms import functional
 
 from featurestore.errors import IdentityError, InvalidInputError
-from featurestore.models.preprocess import preprocess
-from featurestore.models.sources.presets import resolve_transform
+from featurestore.networks.preprocess import preprocess
+from featurestore.networks.sources.presets import resolve_transform
 from featurestore.policy import DecodePolicy
 
 ALEXNET = models.AlexNet_Weights.IMAGENET1K_V1

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from featurestore.errors import InvalidInputError, ModelNotFoundError, did_you_mean
 from featurestore.filehash import file_digest
-from featurestore.models.preprocess import as_preprocess
-from featurestore.models.spec import ModelRequest
+from featurestore.networks.preprocess import as_preprocess
+from featurestore.networks.spec import ModelRequest
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from featurestore.models.network import Network, Source
+    from featurestore.networks.network import Network, Source
     from featurestore.typing import PathLike
 
 GROUP = "featurestore.sources"

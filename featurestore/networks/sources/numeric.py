@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from featurestore.errors import InvalidInputError
-from featurestore.models.network import DeviceMemoryError
+from featurestore.networks.network import DeviceMemoryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from featurestore.typing import Precision
 
-log = logging.getLogger("featurestore.models")
+log = logging.getLogger("featurestore.networks")
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _OUT_OF_MEMORY = (

@@ -5,10 +5,10 @@ from torch import nn
 from torchvision import models
 
 from featurestore.errors import InvalidInputError, ModuleNotFoundInModelError
-from featurestore.models import registry
-from featurestore.models.network import DeviceMemoryError
-from featurestore.models.sources.wrapped import wrap
-from featurestore.models.taps import Tap
+from featurestore.networks import registry
+from featurestore.networks.network import DeviceMemoryError
+from featurestore.networks.sources.wrapped import wrap
+from featurestore.networks.taps import Tap
 from featurestore.testing.reference import caller_state
 from featurestore.testing.tiny import TinyNetwork, tiny_network, tiny_transform
 
@@ -342,7 +342,7 @@ def test_a_device_that_is_not_there_is_an_error_and_never_replaced():
 def test_the_automatic_device_is_logged_and_readable(caplog):
     network = tiny_network()
     with (
-        caplog.at_level("INFO", logger="featurestore.models"),
+        caplog.at_level("INFO", logger="featurestore.networks"),
         network.open([], device="auto", precision="fp32", n_threads=1) as session,
     ):
         assert session.device == "cpu"
