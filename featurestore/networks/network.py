@@ -69,6 +69,16 @@ class Network(Protocol):
         """What a store remembers of the model; probes the network on first use."""
         ...
 
+    def require_unchanged(self) -> None:
+        """Raise unless the network still is what `spec` says.
+
+        Raises
+        ------
+        WeightsChangedError
+            If its owner changed it since it was loaded.
+        """
+        ...
+
     def transform(self, image: Image) -> NDArray[np.float32]:
         """Turn a decoded image into the network's input. Safe to call from many threads.
 

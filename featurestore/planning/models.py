@@ -146,7 +146,13 @@ def resolve_network(
     -------
     Model
         With the network in memory.
+
+    Raises
+    ------
+    WeightsChangedError
+        If the network was changed since it was loaded or wrapped.
     """
+    network.require_unchanged()  # its owner may have trained it since it was wrapped
     record = catalog.model(network.spec.key)
     if record is not None:
         # Identity is established; what it computes is compared only before it computes more.

@@ -144,7 +144,7 @@ def test_the_digest_is_the_same_in_every_process(tmp_path):
 )
 def test_editing_the_users_code_changes_the_digest(old, new):
     def digest(source, helpers):
-        space = {"__name__": "edited", "__file__": "/home/user/edited.py"}
+        space = {"__name__": "edited", "__file__": "/somewhere/edited.py"}
         return _digest_of_source(source, helpers, space)
 
     before = digest(USERS_MODULE, HELPERS)
@@ -163,7 +163,7 @@ def _digest_of_source(source, helpers, space):
             file = f"<ipython-input-{name}-{number}>"
             linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
             module = type(sys)(name)
-            module.__file__ = f"/home/user/{name}.py"
+            module.__file__ = f"/somewhere/{name}.py"
             sys.modules[name] = module
             exec(compile(text, file, "exec"), module.__dict__)
         return structure_digest(sys.modules["edited"].Net())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from featurestore.errors import InvalidInputError
+from featurestore.errors import InvalidInputError, WeightsChangedError
 from featurestore.networks.sources.capture import Catch
 from featurestore.networks.sources.numeric import (
     memory_errors,
@@ -22,6 +22,8 @@ from featurestore.networks.sources.numeric import (
 )
 from featurestore.networks.sources.probe import probe_modules
 from featurestore.networks.spec import ModelRecord
+from featurestore.networks.structure import structure_digest
+from featurestore.networks.weights import weights_digest
 from featurestore.options import get_options
 
 if TYPE_CHECKING:
@@ -80,6 +82,27 @@ class TorchNetwork:
             citation=self.citation,
             n_parameters=sum(p.numel() for p in self.module.parameters()),
         )
+
+    def require_unchanged(self) -> None:
+        """Raise unless the network still is what it was when it was loaded or wrapped.
+
+        Raises
+        ------
+        WeightsChangedError
+            If its owner trained, edited or replaced a part of it since.
+        """
+        parts = []
+        if weights_digest(self.module.state_dict()) != self.spec.weights:
+            parts.append("weights")
+        if structure_digest(self.module) != self.spec.structure:
+            parts.append("structure")
+        if parts:
+            raise WeightsChangedError(
+                f"The {' and '.join(parts)} of {self.label} changed since fs.wrap(...) looked at "
+                "it. Nothing was computed under its old name: wrap it again to ask for the network "
+                "as it is now.",
+                parts=parts,
+            )
 
     def transform(self, image: Image) -> NDArray[np.float32]:
         """Turn a decoded image into the network's input. Safe to call from many threads.
