@@ -86,6 +86,7 @@ def test_a_quantised_network_gives_its_values_as_floats_and_runs_on_the_cpu_only
         pass
 
 
+@pytest.mark.slow
 def test_a_detection_network_keeps_what_has_one_row_per_image():
     name = "ssdlite320_mobilenet_v3_large"
     with pytest.raises(InvalidInputError, match=r"fs\.preprocess\(size="):
