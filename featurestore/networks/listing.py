@@ -10,6 +10,7 @@ from featurestore.errors import InvalidInputError, ModuleNotFoundInModelError, N
 from featurestore.networks import registry
 from featurestore.networks.network import is_network
 from featurestore.networks.taps import Tap
+from featurestore.options import format_nbytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 FLOAT32_NBYTES = 4
 N_SHOWN = 200
+HEADS = ("type", "dims", "shape", "calls", "values", "bytes/image")
 
 
 class ModelList(tuple[str, ...]):
@@ -93,8 +95,7 @@ class ModuleTable:
         return tuple(row.name for row in self._rows)
 
     def __repr__(self) -> str:
-        heads = ("name", "type", "dims", "shape", "calls", "values", "bytes/image")
-        cells = [heads, *(_cells(row, row.name or '""') for row in self._rows)]
+        cells = [("name", *HEADS), *(_cells(row, row.name or '""') for row in self._rows)]
         first = f"<featurestore.ModuleTable: {self.model}, {len(self)} modules>"
         return "\n".join([first, *_aligned(cells)])
 
@@ -254,17 +255,8 @@ def _cells(row: ModuleRow, name: str) -> tuple[str, ...]:
     if row.problem:
         return name, row.type, f"({row.problem})", "", str(row.n_calls), "", ""
     shape = " x ".join(map(str, row.shape))
-    values, nbytes = f"{row.n_values:,}", _size(row.nbytes)
+    values, nbytes = f"{row.n_values:,}", format_nbytes(row.nbytes)
     return name, row.type, ", ".join(row.dims), shape, str(row.n_calls), values, nbytes
-
-
-def _size(nbytes: int) -> str:
-    size, unit = float(nbytes), "B"
-    for larger in ("KiB", "MiB", "GiB"):
-        if size < 1024:
-            break
-        size, unit = size / 1024, larger
-    return f"{nbytes} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
 def _aligned(cells: list[tuple[str, ...]]) -> list[str]:
@@ -281,7 +273,7 @@ def _aligned(cells: list[tuple[str, ...]]) -> list[str]:
 
 
 def _tree(table: ModuleTable) -> str:
-    cells = []
+    cells = [("      module", *HEADS)]
     for number, row in enumerate(table):
         *parents, last = row.name.split(".")
         depth = len(parents) + 1 if row.name else 0

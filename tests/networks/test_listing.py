@@ -60,7 +60,7 @@ def test_the_table_says_what_a_module_is_and_what_it_costs():
     head = text[1].split()
     assert head == ["name", "type", "dims", "shape", "calls", "values", "bytes/image"]
     (line,) = (line for line in text if line.startswith("features.10 "))
-    expected = "features.10 Conv2d channel, y, x 256 x 13 x 13 1 43,264 169.0 KiB"
+    expected = "features.10 Conv2d channel, y, x 256 x 13 x 13 1 43,264 173 kB"
     assert " ".join(line.split()) == expected
 
 
