@@ -90,7 +90,8 @@ def test_a_module_is_chosen_by_number_or_by_name():
     assert choose_module(network, ask=answers("2"), show=shown.append) == "features.0"
     assert choose_module(network, ask=answers(" features.3 "), show=shown.append) == "features.3"
     assert choose_module(network, ask=answers("features.0@0"), show=shown.append) == "features.0@0"
-    lines = shown[0].splitlines()
+    head, *lines = shown[0].splitlines()
+    assert head.split()[:2] == ["module", "type"]
     numbers = [int(line.split()[0]) for line in lines]
     assert numbers == list(range(len(lines)))
     assert lines[0].split()[1:3] == ["tiny", "TinyNetwork"]
