@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import tensorstore
 
 import featurestore as fs
 from benchmarks.common import interleaved, machine, report, sparse_activations, timed
@@ -25,8 +26,16 @@ def run(kind: str, rows: np.ndarray, bound: float, folder: Path) -> None:
     np.save(folder / "rows.npy", rows)
     store = fs.open_store(folder / "s.fstore")
     np.testing.assert_array_equal(store.get(model, "maps", images).values, rows)
+    (column,) = (folder / "s.fstore" / "columns").iterdir()
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{column}/activations"}}
+    numbers = store._catalog.column(column.name).lookup(images.digests)
+
+    def tensorstore_alone() -> np.ndarray:
+        return tensorstore.open(spec, open=True).result()[numbers].read().result()
+
     times = interleaved(
         {
+            "tensorstore, same files": tensorstore_alone,
             "get(...).values": lambda: store.get(model, "maps", images).values,
             "np.load": lambda: np.load(folder / "rows.npy"),
         },

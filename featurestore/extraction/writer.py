@@ -26,20 +26,20 @@ POLL_S = 0.5  # how late a partly filled slot may be published beyond its interv
 
 @dataclass(slots=True)
 class _Buffer:
-    """Rows of one column that wait for their slot to fill."""
+    """Rows of one column that wait for their slot to fill; held, not copied."""
 
     wanted: Wanted
     column: Column
     capacity: int
-    digests: NDArray[np.uint8]
-    rows: NDArray[np.float32]
+    digests: list[NDArray[np.uint8]] = field(default_factory=list)
+    rows: list[NDArray[np.float32]] = field(default_factory=list)
     n: int = 0
     since: float = 0.0
     """When the oldest row came in [s, monotonic]."""
 
     @property
     def nbytes(self) -> int:
-        return self.n * 4 * int(np.prod(self.wanted.shape))
+        return sum(part.nbytes for part in self.rows)
 
 
 @dataclass(slots=True)
@@ -81,7 +81,9 @@ class SlotWriter:
         commit_interval_s: float,
         on_published: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._buffers = [_make_buffer(wanted, column) for wanted, column in columns]
+        self._buffers = [
+            _Buffer(wanted, column, rows_per_slot(wanted.row_nbytes)) for wanted, column in columns
+        ]
         self._queue: deque[_Item] = deque()
         self._queue_nbytes = queue_nbytes
         self._buffer_nbytes = buffer_nbytes
@@ -198,9 +200,8 @@ class SlotWriter:
             n = min(len(output) - start, buffer.capacity - buffer.n)
             if buffer.n == 0:
                 buffer.since = time.monotonic()
-            into = slice(buffer.n, buffer.n + n)
-            buffer.digests[into] = digests[start : start + n]
-            buffer.rows[into] = output[start : start + n]
+            buffer.digests.append(digests[start : start + n])
+            buffer.rows.append(output[start : start + n])
             buffer.n += n
             start += n
             if buffer.n == buffer.capacity:
@@ -219,25 +220,15 @@ class SlotWriter:
         if not buffer.n:
             return
         feature = buffer.wanted.feature
-        n, buffer.n = buffer.n, 0
+        n, digests, rows = buffer.n, np.concatenate(buffer.digests), buffer.rows
+        buffer.n, buffer.digests, buffer.rows = 0, [], []
         buffer.column.append(
             feature.to_json(),
             buffer.wanted.dims,
-            buffer.digests[:n],
-            buffer.rows[:n],
+            digests,
+            rows,
             dtype=feature.dtype,
             run=self._run,
         )
         if self._on_published is not None:
             self._on_published(number, n)
-
-
-def _make_buffer(wanted: Wanted, column: Column) -> _Buffer:
-    capacity = rows_per_slot(wanted.row_nbytes)
-    return _Buffer(
-        wanted,
-        column,
-        capacity,
-        np.empty((capacity, 16), np.uint8),
-        np.empty((capacity, *wanted.shape), np.float32),
-    )

@@ -273,7 +273,7 @@ def _aligned(cells: list[tuple[str, ...]]) -> list[str]:
 
 
 def _tree(table: ModuleTable) -> str:
-    cells = [("      module", *HEADS)]
+    cells: list[tuple[str, ...]] = [("      module", *HEADS)]
     for number, row in enumerate(table):
         *parents, last = row.name.split(".")
         depth = len(parents) + 1 if row.name else 0

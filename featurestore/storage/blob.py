@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Protocol
 from featurestore.errors import DiskSpaceError, ReadOnlyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from io import FileIO
+    from typing import TypeAlias
+
+    Buffer: TypeAlias = bytes | memoryview
 
 MAX_BUFFERS = 1024  # IOV_MAX
 
@@ -60,7 +63,7 @@ class Blobs(Protocol):
         """List the blobs right under a folder; none if there is no folder."""
         ...
 
-    def create(self, path: str, data: bytes | memoryview) -> bool:
+    def create(self, path: str, *parts: bytes | memoryview) -> bool:
         """Write a blob unless one of that path exists; says whether this call wrote it."""
         ...
 
@@ -186,15 +189,15 @@ class LocalBlobs:
             return []
         return found
 
-    def create(self, path: str, data: bytes | memoryview) -> bool:
+    def create(self, path: str, *parts: bytes | memoryview) -> bool:
         """Write a blob unless one of that path exists.
 
         Parameters
         ----------
         path : str
             Which blob.
-        data : bytes-like
-            Its content.
+        *parts : bytes-like
+            Its content, one part after the other.
 
         Returns
         -------
@@ -212,10 +215,10 @@ class LocalBlobs:
             except OSError as err:
                 if err.errno not in _NO_LINKS:
                     raise
-                return _create_exclusively(target, data)
+                return _create_exclusively(target, parts)
             return True
 
-        return self._write(target, data, publish)
+        return self._write(target, parts, publish)
 
     def replace(self, path: str, data: bytes | memoryview) -> None:
         """Write a blob, whether or not one exists.
@@ -233,7 +236,7 @@ class LocalBlobs:
             temporary.replace(target)
             return True
 
-        self._write(target, data, publish)
+        self._write(target, (data,), publish)
 
     def delete(self, path: str) -> None:
         """Remove a blob, if it is there.
@@ -246,11 +249,11 @@ class LocalBlobs:
         (self.root / path).unlink(missing_ok=True)
 
     def _write(
-        self, target: Path, data: bytes | memoryview, publish: Callable[[Path], bool]
+        self, target: Path, parts: Sequence[Buffer], publish: Callable[[Path], bool]
     ) -> bool:
         """Write beside the target, make it durable, then publish it under its name."""
         try:
-            return _write_beside(target, self.root, data, publish)
+            return _write_beside(target, self.root, parts, publish)
         except OSError as err:
             explained = _explained(err, self.root)
             if explained is None:
@@ -259,7 +262,7 @@ class LocalBlobs:
 
 
 def _write_beside(
-    target: Path, root: Path, data: bytes | memoryview, publish: Callable[[Path], bool]
+    target: Path, root: Path, parts: Sequence[Buffer], publish: Callable[[Path], bool]
 ) -> bool:
     folder = target.parent
     temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
@@ -270,7 +273,7 @@ def _write_beside(
         descriptor = _open_new(temporary)
     try:
         with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123
-            _write_all(file.fileno(), data)
+            _write_all(file.fileno(), parts)
             os.fsync(file.fileno())
         done = publish(temporary)
     finally:
@@ -309,13 +312,14 @@ def _open_new(path: Path) -> int:
     return os.open(path, flags, 0o666)
 
 
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
-    view = memoryview(data).cast("B")
-    while view:
-        view = view[os.write(descriptor, view) :]
+def _write_all(descriptor: int, parts: Sequence[Buffer]) -> None:
+    for part in parts:
+        view = memoryview(part).cast("B")
+        while view:
+            view = view[os.write(descriptor, view) :]
 
 
-def _create_exclusively(target: Path, data: bytes | memoryview) -> bool:
+def _create_exclusively(target: Path, parts: Sequence[Buffer]) -> bool:
     # Not atomic, but safe: a shard is invisible until its key record is published, and a key
     # record cut short fails its checksum and counts as unpublished.
     try:
@@ -323,7 +327,7 @@ def _create_exclusively(target: Path, data: bytes | memoryview) -> bool:
     except FileExistsError:
         return False
     with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123
-        _write_all(file.fileno(), data)
+        _write_all(file.fileno(), parts)
         os.fsync(file.fileno())
     return True
 

@@ -17,7 +17,7 @@ from featurestore.storage.reader import DamagedRowsError, read_rows
 from featurestore.storage.slots import Companion, compresses, publish, slot_numbers, to_stored
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -121,7 +121,7 @@ class Column:
         feature: Mapping[str, Json],
         dims: Sequence[str],
         digests: NDArray[np.uint8],
-        rows: NDArray[np.float32],
+        parts: Sequence[NDArray[np.float32]],
         *,
         dtype: str,
         run: str,
@@ -136,24 +136,24 @@ class Column:
             Names of the axes of one row.
         digests : ndarray of shape (n, 16), uint8
             Which images the rows are of.
-        rows : ndarray of shape (n, *shape), float32
-            Their activations.
+        parts : sequence of ndarray of shape (n_i, *shape), float32
+            Their activations, in order; as many as fit one slot, or any number.
         dtype : {"float32", "float16"}
             Stored dtype.
         run : str
             The run's id.
         """
-        stored = to_stored(rows, dtype)
-        layout = self._require_layout(feature, dims, stored, dtype)
-        if stored.shape[1:] != layout.shape:
-            raise ValueError(f"Rows of shape {stored.shape[1:]} do not fit {layout.shape}.")
-        for start in range(0, len(stored), layout.rows_per_slot):
-            part = slice(start, start + layout.rows_per_slot)
+        stored = [to_stored(part, dtype) for part in parts]
+        layout = self._require_layout(feature, dims, stored[0], dtype)
+        for part in stored:
+            if part.shape[1:] != layout.shape:
+                raise ValueError(f"Rows of shape {part.shape[1:]} do not fit {layout.shape}.")
+        for start, slot_parts in _cut(stored, layout.rows_per_slot):
             slot = publish(
                 self._blobs,
                 layout,
-                digests[part],
-                stored[part],
+                digests[start : start + layout.rows_per_slot],
+                slot_parts,
                 run=run,
                 first_guess=self._free_slot(layout),
             )
@@ -288,3 +288,22 @@ class Column:
 
 def _reopen(blobs: Blobs, key: str, writable: bool) -> Column:
     return Column(blobs, key, writable=writable)
+
+
+def _cut(
+    parts: Sequence[NDArray[Any]], rows_per_slot: int
+) -> Iterator[tuple[int, list[NDArray[Any]]]]:
+    """Group rows into slots: number of the first row, and the rows."""
+    first, held, n = 0, [], 0
+    for part in parts:
+        rest = part
+        while len(rest):
+            taken = rest[: rows_per_slot - n]
+            held.append(taken)
+            n += len(taken)
+            rest = rest[len(taken) :]
+            if n == rows_per_slot:
+                yield first, held
+                first, held, n = first + n, [], 0
+    if held:
+        yield first, held

@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import google_crc32c
 import numcodecs
 import numpy as np
 
 from featurestore.options import available_cpus
 from featurestore.storage import layout as _layout
+from featurestore.storage.shard import ABSENT, crc32c
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 Selection: TypeAlias = tuple[slice, ...]
 """Which part of each row: one slice with step 1 per axis."""
 
-ABSENT = 2**64 - 1
 READ_WHOLE = 0.5  # a shard of which this share is wanted is read in one piece
 CONFIRM_AFTER_S = 0.05  # an NFS client may have cached that a file is not there
 
@@ -275,7 +274,7 @@ class _Shard:
             raw = self._whole[-self._index_nbytes :]
         else:
             raw = self._fetch(self._nbytes - self._index_nbytes, self._index_nbytes)
-        if _crc(raw[:-4]) != raw[-4:].tobytes():
+        if crc32c(raw[:-4]) != raw[-4:].tobytes():
             raise _BadChunkError("the index of its file fails its checksum")
         # Copied, because the scratch memory is used again for the chunks.
         self._index = raw[:-4].copy().view("<u8").reshape(*self._grid, 2)
@@ -316,7 +315,7 @@ class _Shard:
         for offset, parts in runs:
             self._blobs.get_into(self._path, offset, *(part.data for part in parts))
         for number, flat, crc in checks:  # a file cut short fails here too
-            if _crc(flat) != crc.tobytes():
+            if crc32c(flat) != crc.tobytes():
                 bad[number] = "a chunk that holds it fails its checksum"
         return bad
 
@@ -335,7 +334,7 @@ class _Shard:
             data = self._whole[offset : offset + nbytes]
         else:
             data = self._fetch(offset, nbytes)
-        if _crc(data[:-4]) != data[-4:].tobytes():
+        if crc32c(data[:-4]) != data[-4:].tobytes():
             raise _BadChunkError("a chunk that holds it fails its checksum")
         return data[:-4]
 
@@ -385,10 +384,6 @@ def _zstd() -> Any:
     if codec is None:
         codec = _scratch.zstd = numcodecs.Zstd()
     return codec
-
-
-def _crc(data: NDArray[np.uint8]) -> bytes:
-    return int(google_crc32c.value(data)).to_bytes(4, "little")
 
 
 def _as_slice(numbers: NDArray[np.int64]) -> slice | NDArray[np.int64]:

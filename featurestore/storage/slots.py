@@ -10,15 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import google_crc32c
 import numcodecs
 import numpy as np
-import tensorstore
 import xxhash
 
 from featurestore.errors import InvalidInputError
 from featurestore.storage import layout as _layout
-from featurestore.storage.metadata import ZSTD_LEVEL, activations_metadata
+from featurestore.storage.metadata import ZSTD_LEVEL
+from featurestore.storage.shard import crc32c, encode_shard
 from featurestore.typing import DIGEST_NBYTES
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def with_crc(payload: bytes) -> bytes:
     bytes
         The payload and 4 bytes, little-endian.
     """
-    return payload + int(google_crc32c.value(payload)).to_bytes(4, "little")
+    return payload + crc32c(payload)
 
 
 def without_crc(data: bytes, nbytes: int) -> bytes | None:
@@ -131,39 +130,6 @@ def compresses(rows: NDArray[Any]) -> bool:
     sample = values[: SAMPLE_NBYTES // values.itemsize].tobytes()
     shrunk = numcodecs.Zstd(level=ZSTD_LEVEL).encode(sample)
     return len(sample) >= _layout.COMPRESSION_PAYS * len(shrunk)
-
-
-def encode_shard(layout: ColumnLayout, rows: NDArray[Any]) -> bytes:
-    """Encode rows as the one shard of a slot.
-
-    Parameters
-    ----------
-    layout : ColumnLayout
-        The column.
-    rows : ndarray of shape (n, *shape), stored dtype
-        At most `rows_per_slot` rows.
-
-    Returns
-    -------
-    bytes
-        A Zarr v3 shard. Inner chunks that hold rows are there even if all their values are
-        zero, so that dead units and lost data never look alike; the others are absent.
-    """
-    memory = tensorstore.Context()
-    array = tensorstore.open(
-        {
-            "driver": "zarr3",
-            "kvstore": {"driver": "memory"},
-            "metadata": activations_metadata(layout, 1),
-            "store_data_equal_to_fill_value": True,
-        },
-        create=True,
-        context=memory,
-    ).result()
-    array[: len(rows)].write(rows).result()
-    name = layout.slot_name(_layout.ACTIVATIONS, 0).rpartition("/")[2]
-    kvstore = tensorstore.KvStore.open({"driver": "memory"}, context=memory).result()
-    return bytes(kvstore.read(name).result().value)
 
 
 def row_statistics(rows: NDArray[Any]) -> NDArray[np.float64]:
@@ -256,7 +222,7 @@ def publish(
     blobs: Blobs,
     layout: ColumnLayout,
     digests: NDArray[np.uint8],
-    rows: NDArray[Any],
+    parts: Sequence[NDArray[Any]],
     *,
     run: str,
     first_guess: int,
@@ -271,8 +237,8 @@ def publish(
         The column.
     digests : ndarray of shape (n, 16), uint8
         Which images the rows are of.
-    rows : ndarray of shape (n, *shape), stored dtype
-        1 to `rows_per_slot` rows.
+    parts : sequence of ndarray of shape (n_i, *shape), stored dtype
+        The rows in order; 1 to `rows_per_slot` altogether.
     run : str
         The run's id.
     first_guess : int
@@ -283,19 +249,24 @@ def publish(
     int
         The slot's number. When this returns, the rows survive a crash.
     """
-    if not 1 <= len(rows) <= layout.rows_per_slot or len(rows) != len(digests):
-        raise ValueError(f"{len(rows)} rows and {len(digests)} digests do not make a slot.")
+    n_rows = sum(len(part) for part in parts)
+    if not 1 <= n_rows <= layout.rows_per_slot or n_rows != len(digests):
+        raise ValueError(f"{n_rows} rows and {len(digests)} digests do not make a slot.")
     if not digests.any(axis=1).all():
         raise ValueError("An all-zero digest marks an empty row and cannot name an image.")
-    shard = encode_shard(layout, rows)
-    companion = Companion(run, len(shard), xxhash.xxh3_64_intdigest(shard)).to_bytes()
+    shard = encode_shard(layout, parts)
+    checksum = xxhash.xxh3_64()
+    for piece in shard:
+        checksum.update(piece)
+    nbytes = sum(len(piece) for piece in shard)
+    companion = Companion(run, nbytes, checksum.intdigest()).to_bytes()
     stats = np.zeros((layout.rows_per_slot, _layout.N_ROW_STATS))
-    stats[: len(rows)] = row_statistics(rows)
+    stats[:n_rows] = np.concatenate([row_statistics(part) for part in parts])
     row_stats = with_crc(stats.astype("<f8").tobytes())
     record = key_record(layout, digests)
     slot = first_guess
     while True:
-        if not blobs.create(layout.slot_name(_layout.ACTIVATIONS, slot), shard):
+        if not blobs.create(layout.slot_name(_layout.ACTIVATIONS, slot), *shard):
             slot += 1
             continue
         # Companions of a number whose shard is ours can only be ours, or a sweeper's leftovers.

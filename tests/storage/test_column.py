@@ -3,6 +3,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import tensorstore
 import xarray as xr
 import zarr
 from hypothesis import given
@@ -65,6 +66,30 @@ def test_plain_zarr_and_xarray_read_the_same_values(column, blobs):
         group["row_stats"][:][order, 0], rows.reshape(300, -1).mean(axis=1, dtype=float)
     )
     assert group.attrs["featurestore"]["key"] == KEY
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 6), (3, 130, 130), (40_000,)])
+@pytest.mark.parametrize("sparse", [True, False])
+def test_tensorstore_reads_the_same_values_and_zarr_writes_the_same_chunks(
+    column, blobs, shape, sparse
+):
+    digests, rows = digests_of(40), rows_of(40, shape)
+    if sparse:
+        rows[rows < 1] = 0
+    append(column, digests, rows)
+    assert column.layout.compressed == sparse
+    path = str(blobs.root / "columns" / KEY / "activations")
+    array = tensorstore.open(
+        {"driver": "zarr3", "kvstore": {"driver": "file", "path": path}}, open=True
+    ).result()
+    np.testing.assert_array_equal(array[column.lookup(digests)].read().result(), rows)
+    # The other way round: what zarr-python writes under our metadata, our reader reads.
+    written = zarr.open_array(path, mode="r+")
+    blobs.delete(column.layout.slot_name("activations", 0))
+    blobs.delete(column.layout.slot_name("run", 0))  # zarr's shard has another size
+    written[:40] = rows
+    again = Column(blobs, KEY, writable=False)
+    np.testing.assert_array_equal(again.read(again.lookup(digests)), rows)
 
 
 def test_a_column_that_outgrows_its_advertised_length_is_still_read_by_plain_xarray(column, blobs):
