@@ -323,7 +323,7 @@ class FeatureStore:
         ----------
         name : str, optional
             An image set's label, such as the folder's name, or 8 or more digits of its key. The
-            newest is taken where several have the label.
+            newest is taken where several have the label, if it holds all images of the others.
 
         Returns
         -------
@@ -334,6 +334,8 @@ class FeatureStore:
         ------
         NotFoundError
             If there is none of that name.
+        InvalidInputError
+            If several have that name, and the newest lacks images of another.
         """
         if name is not None:
             return find_images(self._catalog, name)

@@ -300,6 +300,21 @@ def test_a_read_only_store_serves_names_after_the_pictures_are_gone(store, folde
         reopened.extract(reopened.plan(tiny_network(), "features.0", images))
 
 
+def test_an_image_set_is_found_by_its_label_unless_that_means_two_things(store, folder, tmp_path):
+    images = fs.read_images(folder)
+    store.get(tiny_network(), "classifier", images)
+    store.get(tiny_network(), "classifier", images[:3])
+    assert len(store.images("stimuli")) == 12
+    assert len(store.images("stimuli [3 of 12]")) == 3
+    elsewhere = tmp_path / "elsewhere" / "stimuli"
+    elsewhere.mkdir(parents=True)
+    Image.new("RGB", (40, 40), "red").save(elsewhere / "red.png")
+    store.get(tiny_network(), "classifier", elsewhere)
+    with pytest.raises(InvalidInputError, match="by its key") as caught:
+        store.images("stimuli")
+    assert {len(store.images(key)) for key in caught.value.choices} == {12, 1}
+
+
 def test_flatten_is_a_view_in_c_order_and_is_stored_once(store, folder, counted):
     full = store.get(tiny_network(), "features.0", folder)
     n = len(counted.batches)

@@ -145,11 +145,14 @@ class ImageSet:
         """Choose images by slice, positions, mask, or names."""
         positions = self._positions(which)
         coords = {name: values[positions] for name, values in self._coords.items()}
+        # A store lists sets by label: a part must not be taken for the whole.
+        whole = np.array_equal(positions, np.arange(len(self)))
+        label = self._label if whole else f"{self._label} [{len(positions)} of {len(self)}]"
         return ImageSet(
             [self._names[i] for i in positions],
             self._digests[positions],
             coords,
-            label=self._label,
+            label=label,
             source=self._source.take([int(i) for i in positions]),
         )
 

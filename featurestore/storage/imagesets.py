@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from featurestore.errors import NotFoundError, did_you_mean
+from featurestore.errors import InvalidInputError, NotFoundError, did_you_mean
 from featurestore.images.imageset import ImageSet
 from featurestore.storage import layout as _layout
 from featurestore.storage import records
@@ -87,12 +87,15 @@ def find_images(catalog: Catalog, name: str) -> ImageSet:
     Returns
     -------
     ImageSet
-        Names, digests and columns; the newest if several have the label.
+        Names, digests and columns; the newest if several have the label and it holds all images
+        of the others.
 
     Raises
     ------
     NotFoundError
         If there is none.
+    InvalidInputError
+        If there are several, and the newest lacks images of another.
     """
     known = list_image_sets(catalog)
     matches = [info for info in known if info.label == name] or [
@@ -106,8 +109,22 @@ def find_images(catalog: Catalog, name: str) -> ImageSet:
             name=name,
             choices=labels,
         )
-    path = _layout.document_path("imagesets", matches[-1].key)
-    document = records.read(catalog.blobs, path)
+    found = [_read(catalog, info.key) for info in matches]
+    newest = found[-1]
+    kept = {digest.tobytes() for digest in newest.digests}
+    if any(digest.tobytes() not in kept for images in found for digest in images.digests):
+        choices = [f"{i.key[:12]} ({i.n_images} images, {i.created})" for i in matches]
+        raise InvalidInputError(
+            f"{len(matches)} image sets are called {name!r}, and the newest does not hold all "
+            f"images of the others. Say which one by its key: {', '.join(choices)}.",
+            name=name,
+            choices=[info.key for info in matches],
+        )
+    return newest
+
+
+def _read(catalog: Catalog, key: str) -> ImageSet:
+    document = records.read(catalog.blobs, _layout.document_path("imagesets", key))
     assert document is not None
     return ImageSet.from_record(document["record"])
 
