@@ -186,6 +186,12 @@ def test_a_network_whose_input_has_as_many_channels_as_there_are_images():
     assert not any(found[str(n)].outputs[0].problem for n in range(3))
 
 
+def test_modules_with_more_values_than_float32_can_count_are_probed():
+    wide = Returning(lambda x: x[:, 0, :1, 0].expand(len(x), 2**24 + 3))
+    output = only(Calls(lambda self, x: self.wide(x), wide=wide), "wide")
+    assert (output.shape, output.problem) == ((2**24 + 3,), "")
+
+
 def test_values_that_are_not_finite_do_not_stop_probing():
     network = TinyNetwork()
     with torch.no_grad():

@@ -178,10 +178,15 @@ def _look(tensor: torch.Tensor, n: int) -> _Seen:
         if size == n:
             row = tensor.detach().select(axis, 0)
             row = (row.dequantize() if row.is_quantized else row).reshape(-1)
-            where = torch.linspace(0, max(row.numel() - 1, 0), min(N_SKETCH, row.numel())).long()
+            where = _spread(min(N_SKETCH, row.numel()), row.numel())
             seen.sketches[axis] = row[where].to(torch.float32).numpy()
             seen.norms[axis] = float(torch.linalg.vector_norm(row.double()))
     return seen
+
+
+def _spread(n: int, size: int) -> torch.Tensor:
+    # In integers: linspace counts in float32 and steps over the end beyond 2**24 values.
+    return torch.arange(n) * (size - 1) // max(n - 1, 1)
 
 
 def _compare(
