@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from featurestore.canonical import digest_of
+from featurestore.errors import InvalidInputError
 from featurestore.networks.taps import Tap
 from featurestore.readouts import readout_shape, stored_readout
+from featurestore.typing import Precision, StoredDtype
 
 if TYPE_CHECKING:
     from featurestore.networks.spec import ModelRecord
-    from featurestore.typing import Json, Precision, StoredDtype
+    from featurestore.typing import Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,13 @@ def want(
     InvalidInputError
         If the module's output cannot be kept, or the readout does not fit it.
     """
+    _require_word("dtype", dtype, get_args(StoredDtype))
+    _require_word("precision", precision, get_args(Precision))
+    if not isinstance(module, str):
+        raise InvalidInputError(
+            f"{module!r} is not a module's name. get() takes one name, such as 'features.10'; "
+            "get_many() takes a list of them."
+        )
     tap, output = record.resolve(Tap.parse(module))
     kept = stored_readout(readout)
     readout_shape(readout, output.dims, output.shape, module)  # refuses what does not fit
@@ -138,6 +147,13 @@ def want(
         shape=shape,
         canonical=spell_tap(record, tap),
     )
+
+
+def _require_word(name: str, word: object, choices: tuple[str, ...]) -> None:
+    if not isinstance(word, str) or word not in choices:
+        raise InvalidInputError(
+            f"{name}={word!r} is not known. Use {' or '.join(repr(choice) for choice in choices)}."
+        )
 
 
 def spell_tap(record: ModelRecord, tap: Tap) -> str:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-import numpy as np
-
 from featurestore.arrays.labels import labelled_array
-from featurestore.errors import FeatureStoreWarning, InvalidInputError
+from featurestore.errors import CorruptDataError, InvalidInputError
 from featurestore.extraction.events import ProgressBar, log_event
-from featurestore.extraction.run import Report, Settings, extract
-from featurestore.images.read import as_image_set
+from featurestore.extraction.report import Report, decode_error, leave_out
+from featurestore.extraction.run import Settings, extract
+from featurestore.images.read import take_images
 from featurestore.keys import want
 from featurestore.networks import registry
 from featurestore.networks.network import is_network
@@ -171,7 +169,7 @@ class FeatureStore:
             errors=errors,
             load=load,
             progress=progress,
-        )[module]
+        ).popitem()[1]
 
     def get_many(
         self,
@@ -213,16 +211,20 @@ class FeatureStore:
             As for `get`.
         """
         settings = Settings(device, batch_size, errors, _listeners(progress))
-        plan = self.plan(model, modules, images, **request)
-        images = plan.images
+        image_set, unreadable = take_images(images)
+        plan = self.plan(model, modules, image_set, **request)
         if self._catalog.mode == "r":
             require_complete(plan, str(self._catalog))
+            report = Report()
         else:
-            publish_images(self._catalog, images)
-            images = _without(images, extract(self._catalog, plan, settings))
+            publish_images(self._catalog, image_set)
+            report = extract(self._catalog, plan, settings)
+        image_set = leave_out(image_set, report, unreadable, errors)
         record = plan.model.record
         return {
-            gap.wanted.module: labelled_array(self._catalog, record, gap.wanted, images, load=load)
+            gap.wanted.module: labelled_array(
+                self._catalog, record, gap.wanted, image_set, load=load
+            )
             for gap in plan.gaps
         }
 
@@ -268,11 +270,13 @@ class FeatureStore:
         names = [modules] if isinstance(modules, str) else list(modules)
         if not names:
             raise InvalidInputError("No module was asked for. List them with fs.modules(model).")
-        image_set = as_image_set(images)
+        image_set, unreadable = take_images(images)
+        if unreadable:
+            raise decode_error(unreadable, 0)
         resolved = self._resolve(model, weights=weights, seed=seed, preprocess=preprocess)
         wanted = [
             want(resolved.record, name, readout=readout, precision=precision, dtype=dtype)
-            for name in dict.fromkeys(names)
+            for name in _distinct(names)
         ]
         return make_plan(self._catalog, resolved, wanted, image_set)
 
@@ -307,7 +311,10 @@ class FeatureStore:
         settings = Settings(device, batch_size, errors, _listeners(progress))
         self._catalog.require_writable("what is missing")
         publish_images(self._catalog, plan.images)
-        return extract(self._catalog, plan, settings)
+        report = extract(self._catalog, plan, settings)
+        if report.failures and errors == "raise":
+            raise decode_error(report.failures, report.n_computed)
+        return report
 
     @overload
     def images(self, name: str) -> ImageSet: ...
@@ -352,7 +359,10 @@ class FeatureStore:
         columns = []
         for layout in self._catalog.layouts():
             feature = layout.feature
-            record = self._catalog.model(str(feature["model"]))
+            try:
+                record = self._catalog.model(str(feature["model"]))
+            except CorruptDataError:
+                record = None  # its columns are listed all the same
             column = self._catalog.column(layout.key)
             columns.append(ColumnInfo.of(record, layout, column.n_rows(), column.nbytes()))
         return ColumnTable(columns)
@@ -384,16 +394,6 @@ def _listeners(progress: bool | None) -> tuple[Any, ...]:
     return (log_event, ProgressBar(shown))
 
 
-def _without(images: ImageSet, report: Report) -> ImageSet:
-    """Leave out what could not be read, in every place where that content was asked for."""
-    if not report.failed:
-        return images
-    bad = {images.digests[n].tobytes() for n in report.failed}
-    keep = np.array([digest.tobytes() not in bad for digest in images.digests])
-    warnings.warn(
-        f"{int((~keep).sum())} of {len(images)} images could not be read and were left out: "
-        + "; ".join(f"{name}: {reason}" for name, reason in report.failures.items()),
-        FeatureStoreWarning,
-        stacklevel=4,
-    )
-    return images[keep]
+def _distinct(names: Sequence[Any]) -> list[Any]:
+    """Drop repeats; what is no name goes on to where it is refused."""
+    return [name for number, name in enumerate(names) if name not in names[:number]]

@@ -26,6 +26,7 @@ from featurestore.errors import (
     ImageDecodeError,
     InvalidInputError,
     MemoryBudgetError,
+    ModelNotFoundError,
     ModuleNotFoundInModelError,
     ReadOnlyError,
     StoreNotFoundError,
@@ -254,11 +255,82 @@ def test_unreadable_images_lose_nobody_else_and_are_all_named(store, folder):
     with pytest.raises(ImageDecodeError) as caught:
         store.get(tiny_network(), "classifier", folder)
     assert set(caught.value.failures) == {"tool/text.jpg", "tool/cut.png"}
-    assert "12 others" in str(caught.value)
+    assert "12 others are kept" in str(caught.value)
     assert store.ls()[0].n_images == 12
     with pytest.warns(FeatureStoreWarning, match=r"2 of 14 .*left out"):
         features = store.get(tiny_network(), "classifier", folder, errors="skip")
     assert features.sizes["image"] == 12
+
+
+def test_a_missing_file_costs_nobody_else_s_features(store, folder):
+    (folder / "tool" / "dead.png").symlink_to("not fetched")
+    with pytest.raises(ImageDecodeError, match="datalad") as caught:
+        store.get(tiny_network(), "classifier", folder)
+    assert list(caught.value.failures) == ["tool/dead.png"]
+    assert store.ls()[0].n_images == 12
+    with pytest.warns(FeatureStoreWarning, match="1 of 13 images"):
+        features = store.get(tiny_network(), "classifier", folder, errors="skip")
+    assert features.sizes["image"] == 12
+
+
+@pytest.mark.parametrize("kind", ["models", "layouts", "imagesets", "featurestore.json"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff\x00"])
+def test_a_damaged_document_is_set_aside_and_written_anew(store, folder, tmp_path, kind, content):
+    expected = store.get(tiny_network(), "classifier", folder).values
+    root = tmp_path / "features.fstore"
+    path = root / kind if kind.endswith(".json") else next((root / kind).iterdir())
+    path.write_bytes(content)
+    again = fs.open_store(root)
+    again.ls()
+    np.testing.assert_array_equal(again.get(tiny_network(), "classifier", folder).values, expected)
+    assert [c.n_images for c in fs.open_store(root, mode="r").ls()] == [12]
+    assert path.read_bytes() != content
+
+
+def test_a_mistyped_look_makes_no_store(tmp_path, folder):
+    nowhere = fs.open_store(tmp_path / "typo")
+    assert nowhere.ls() == []
+    with pytest.raises(ModelNotFoundError):
+        nowhere.get("no_such_model_", "features.0", folder, weights=None)
+    assert not (tmp_path / "typo").exists()
+
+
+def test_an_empty_choice_on_any_axis_is_empty(store, folder):
+    for threshold in (0, 2**30):
+        with fs.set_options(lazy_threshold=threshold):
+            features = store.get(tiny_network(), "features.0", folder)
+        for key in (
+            {"y": []},
+            {"y": slice(20, 20)},
+            {"image": [], "x": 3},
+            {"channel": slice(9, 20)},
+        ):
+            assert features.isel(key).values.shape == features.load().isel(key).values.shape
+
+
+def test_arrays_can_be_assigned_to_and_are_read_once(store, folder, monkeypatch):
+    features = store.get(tiny_network(), "classifier", folder)
+    before = features.values.copy()
+    reads = []
+    monkeypatch.setattr(type(store._catalog.blobs), "get_into", lambda *_a: reads.append(1))
+    np.testing.assert_array_equal(features.values, before)
+    assert reads == []
+    changed = features.copy(deep=True)
+    changed[0] = 9
+    assert (changed[0] == 9).all()
+    np.testing.assert_array_equal(features.values, before)
+
+
+def test_the_plan_bounds_what_is_written(store, folder, tmp_path):
+    images = fs.read_images(folder)
+    for n in (1, 3, 12):
+        for module in ("features.0", "classifier"):
+            plan = store.plan(tiny_network(), module, images[:n])
+            columns = tmp_path / "features.fstore" / "columns"
+            before = sum(p.stat().st_size for p in columns.rglob("c.*"))
+            store.extract(plan)
+            written = sum(p.stat().st_size for p in columns.rglob("c.*")) - before
+            assert written <= plan.nbytes
 
 
 def test_a_picture_that_changes_after_it_was_listed_is_not_stored_under_its_old_name(store, folder):
@@ -434,6 +506,22 @@ def test_wrong_calls_say_what_to_do_before_anything_is_computed(store, folder, t
         store.get(TinyNetwork(), "features.0", folder)
     with pytest.raises(InvalidInputError, match="flatten"):
         store.get(tiny_network(), "features.0", folder, readout="cls")
+    for wrong in ("int8", "float64", "banana", None, np.float32):
+        with pytest.raises(InvalidInputError, match="float16"):
+            store.get(tiny_network(), "features.0", folder, dtype=wrong)
+    with pytest.raises(InvalidInputError, match="bf16"):
+        store.get(tiny_network(), "features.0", folder, precision="double")
+    for wrong in (None, 3, ["features.0"]):
+        with pytest.raises(InvalidInputError, match="get_many"):
+            store.get(tiny_network(), wrong, folder)
+    for wrong in ("gpu", "cuda:x", 3):
+        with pytest.raises(InvalidInputError, match="device="):
+            store.get(tiny_network(), "features.0", folder, device=wrong)
+    for wrong in ("", None, 5):
+        with pytest.raises(InvalidInputError, match="not a path"):
+            fs.open_store(wrong)
+    with pytest.raises(InvalidInputError, match="empty"):
+        store.get(tiny_network(), "features.0", "")
     with pytest.raises(InvalidInputError, match="errors="):
         store.get(tiny_network(), "features.0", folder, errors="ignore")
     with pytest.raises(InvalidInputError, match="batch_size"):

@@ -73,7 +73,9 @@ def labelled_array(
     if load:
         _require_memory(nbytes, wanted)
     dims = (IMAGE, "feature") if flatten else (IMAGE, *wanted.dims)
-    data: Any = indexing.LazilyIndexedArray(array)
+    # As xarray wraps what open_dataset reads: values stay once read, and can be assigned to.
+    xarrays: Any = indexing
+    data = xarrays.MemoryCachedArray(xarrays.CopyOnWriteArray(xarrays.LazilyIndexedArray(array)))
     if nbytes > get_options().lazy_threshold:
         data = _dask_array(array, wanted, images)
     features = xr.DataArray(

@@ -134,7 +134,10 @@ class RowsArray(BackendArray):
     def _outer(self, key: tuple[Any, ...]) -> NDArray[Any]:
         """Index each axis on its own, reading no more than the chunks that it touches."""
         key = (*key, *(slice(None),) * (len(self.shape) - len(key)))
-        images = np.arange(self.shape[0])[key[0]]
+        chosen = [np.arange(n)[k] for k, n in zip(key, self.shape, strict=True)]
+        if not all(axis.size for axis in chosen):  # nothing is asked for, nothing is read
+            return np.empty([len(axis) for axis in chosen if axis.ndim], self.dtype)
+        images = chosen[0]
         scalar = images.ndim == 0
         images = np.atleast_1d(images)
         if self._flatten:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -11,7 +12,6 @@ import numpy as np
 from featurestore.errors import (
     ExtractionInterrupted,
     FeatureStoreWarning,
-    ImageDecodeError,
     InvalidInputError,
 )
 from featurestore.extraction.batches import Observations, iterate_batches
@@ -21,6 +21,7 @@ from featurestore.extraction.events import (
     RunDone,
     RunStarted,
 )
+from featurestore.extraction.report import Report
 from featurestore.extraction.writer import SlotWriter
 from featurestore.images.decode import describe_notes
 from featurestore.networks.network import DeviceMemoryError
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from featurestore.storage.catalog import Catalog
     from featurestore.typing import Json, Precision
 
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 DERIVE_NBYTES = 64 * 2**20  # full rows read at once when a readout is derived
 
 
@@ -51,29 +53,21 @@ class Settings:
     device: str = "auto"
     batch_size: int | None = None
     errors: Literal["raise", "skip"] = "raise"
+    """Whether unreadable images, which `Report.failures` names, are an error in the end."""
     listeners: tuple[Listener, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
         if self.errors not in ("raise", "skip"):
             raise InvalidInputError(f"errors={self.errors!r} is not known. Use 'raise' or 'skip'.")
+        if _DEVICE.fullmatch(str(self.device)) is None:
+            raise InvalidInputError(
+                f"device={self.device!r} is not known. Use 'auto', 'cpu', 'cuda', 'cuda:1' or "
+                "'mps'."
+            )
         size: object = self.batch_size
         if size is not None and not (type(size) is int and size >= 1):
             raise InvalidInputError(f"batch_size={size!r} is not a number of images from 1.")
-
-
-@dataclass(slots=True)
-class Report:
-    """What an extraction did."""
-
-    n_computed: int = 0
-    """Images that went through the network."""
-    n_derived: int = 0
-    """Rows that were derived from stored full rows."""
-    failures: dict[str, str] = field(default_factory=dict)
-    """Name of each image that could not be read, and why."""
-    failed: tuple[int, ...] = ()
-    """Their positions in the image set."""
 
 
 def extract(catalog: Catalog, plan: Plan, settings: Settings) -> Report:
@@ -99,8 +93,6 @@ def extract(catalog: Catalog, plan: Plan, settings: Settings) -> Report:
         If the store is read-only.
     DiskSpaceError, MemoryBudgetError
         If the work cannot fit; before the first forward pass.
-    ImageDecodeError
-        If some images could not be read and ``errors="raise"``; after all others were kept.
     ExtractionInterrupted
         If the user pressed Ctrl-C; what was computed is kept.
     """
@@ -123,8 +115,6 @@ def extract(catalog: Catalog, plan: Plan, settings: Settings) -> Report:
         _warn_once(observations, plan)
     report.failures = observations.failures
     report.failed = tuple(sorted(observations.failed))
-    if report.failures and settings.errors == "raise":
-        raise decode_error(report.failures, observations.n_read)
     return report
 
 
@@ -311,31 +301,6 @@ def _derive(catalog: Catalog, plan: Plan, gap: Gap) -> int:
 
 def _derivation_run(catalog: Catalog, full: FeatureSpec) -> str:
     return catalog.create_run({"model": full.model, "derived_from": full.key})
-
-
-def decode_error(failures: dict[str, str], n_good: int) -> ImageDecodeError:
-    """Word the error that names every image that could not be read.
-
-    Parameters
-    ----------
-    failures : dict
-        Name to reason.
-    n_good : int
-        Images that were computed all the same.
-
-    Returns
-    -------
-    ImageDecodeError
-        To be raised.
-    """
-    shown = [f"{name}: {reason}" for name, reason in list(failures.items())[:10]]
-    more = f"\n  and {len(failures) - 10} more" if len(failures) > 10 else ""
-    lines = "\n  ".join(shown)
-    return ImageDecodeError(
-        f"{len(failures)} images could not be read; the {n_good} others were computed and are "
-        f"kept. Repair or remove these, or leave them out with errors='skip':\n  {lines}{more}",
-        failures=dict(failures),
-    )
 
 
 def _interrupted(plan: Plan, observations: Observations) -> ExtractionInterrupted:

@@ -39,6 +39,8 @@ class _Found:
     names: Sequence[str] | None = None
     """None: known by nothing but their content."""
     coords: dict[str, Any] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    """Images that were asked for and cannot be read, with the reason; not among the others."""
 
 
 def read_images(
@@ -102,6 +104,8 @@ def read_images(
     options = {"file_names": file_names, "root": root, "dataset": dataset, "index": index}
     given = {name: value for name, value in options.items() if value is not None}
     found = _find(source, given)
+    if found.failures:
+        raise _unreadable(found.failures, len(found.digests) + len(found.failures))
     if isinstance(source, Mapping) and names is not None:
         raise InvalidInputError("The names are the dict's keys; leave out names=.")
     images = ImageSet(
@@ -114,8 +118,8 @@ def read_images(
     return images.assign_coords(**dict(columns.items())) if columns is not None else images
 
 
-def as_image_set(source: Any) -> ImageSet:
-    """Return an image set as it is, and read anything else.
+def take_images(source: Any) -> tuple[ImageSet, dict[str, str]]:
+    """Return an image set as it is; of anything else, the images that can be read.
 
     Parameters
     ----------
@@ -124,14 +128,33 @@ def as_image_set(source: Any) -> ImageSet:
 
     Returns
     -------
-    ImageSet
-        The images.
+    images : ImageSet
+        Those whose content is at hand.
+    failures : dict of str
+        Name of each of the others, and why: a missing file costs nobody else's features.
+
+    Raises
+    ------
+    InvalidInputError
+        As `read_images`.
+    ImageDecodeError
+        If none of several can be read.
     """
-    return source if isinstance(source, ImageSet) else read_images(source)
+    if isinstance(source, ImageSet):
+        return source, {}
+    found = _find(source, {})
+    if found.failures and not found.digests:
+        raise _unreadable(found.failures, len(found.failures))
+    digests = np.frombuffer(b"".join(found.digests), dtype=np.uint8)
+    names = _named(found, None)
+    images = ImageSet(names, digests, found.coords, label=found.label, source=found.source)
+    return images, found.failures
 
 
 def _find(source: Any, given: dict[str, Any]) -> _Found:
     if isinstance(source, str | os.PathLike):
+        if not os.fspath(source):
+            raise InvalidInputError("The path of the images is empty; '.' is the current folder.")
         return _at_path(source, given)
     if isinstance(source, Mapping):
         _allow(given, (), "a dict")
@@ -189,7 +212,7 @@ def _in_folder(folder: str, file_names: Sequence[PathLike] | None) -> _Found:
     label = PurePath(folder).name or folder
     paths = [os.path.join(folder, name) for name in names]  # noqa: PTH118 - a Path takes 10 times as long
     found = _of_files(paths, names, label)
-    found.coords.update(class_coords(names))
+    found.coords.update(class_coords(found.names or ()))
     return found
 
 
@@ -224,18 +247,23 @@ def _of_items(
 
 
 def _of_files(paths: Sequence[str], names: Sequence[str], label: str) -> _Found:
-    digests: list[Digest] = []
     failures: dict[str, str] = {}
-    for name, digest in zip(names, file_digests(paths), strict=True):
+    readable: list[tuple[str, str, Digest]] = []
+    for name, item, digest in zip(names, paths, file_digests(paths), strict=True):
         if isinstance(digest, OSError):
             failures[name] = why_unreadable(digest)
         else:
-            digests.append(digest)
-    if failures:
-        raise _unreadable(failures, len(paths))
-    path = np.empty(len(paths), dtype=object)
-    path[:] = [item.replace(os.sep, "/") for item in paths]
-    return _Found(Files(tuple(paths)), digests, label, names, {"path": path})
+            readable.append((name, item, digest))
+    path = np.empty(len(readable), dtype=object)
+    path[:] = [item.replace(os.sep, "/") for _, item, _ in readable]
+    return _Found(
+        Files(tuple(item for _, item, _ in readable)),
+        [digest for *_, digest in readable],
+        label,
+        [name for name, *_ in readable],
+        {"path": path},
+        failures,
+    )
 
 
 def _in_memory(items: Sequence[Any], names: Sequence[str] | None) -> _Found:
@@ -257,7 +285,7 @@ def _in_memory(items: Sequence[Any], names: Sequence[str] | None) -> _Found:
 
 def _named(found: _Found, names: Sequence[str] | str | None) -> Sequence[str]:
     if names is None:
-        return found.names or [digest.hex() for digest in found.digests]
+        return [digest.hex() for digest in found.digests] if found.names is None else found.names
     if isinstance(names, str):
         if names != "stem" or found.names is None:
             raise InvalidInputError(

@@ -94,8 +94,9 @@ def require_disk_space(catalog: Catalog, plan: Plan) -> None:
     free = catalog.free_nbytes()
     if free is not None and plan.nbytes + DISK_RESERVE_NBYTES > free:
         raise DiskSpaceError(
-            f"This would write up to {format_nbytes(plan.nbytes)} and {format_nbytes(free)} is "
-            f"free under {catalog}. Nothing was computed. Free some space, put the store on "
+            f"This would write up to {format_nbytes(plan.nbytes)}, {format_nbytes(free)} is free "
+            f"under {catalog}, and {format_nbytes(DISK_RESERVE_NBYTES)} are to stay free. Nothing "
+            "was computed. Free some space, put the store on "
             "another disk, or keep less: dtype='float16' halves it, readout='avgpool' keeps one "
             "value per channel.",
             projected_nbytes=plan.nbytes,

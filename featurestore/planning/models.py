@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING
 
 from featurestore.errors import FeaturesMissingError, WeightsChangedError
 from featurestore.networks import registry
+from featurestore.networks.spec import probe_mismatch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from featurestore.networks.network import Network
     from featurestore.networks.spec import ModelRecord, ModelRequest
     from featurestore.storage.catalog import Catalog
-
-PROBE_TOLERANCE = 1e-3  # devices and library versions differ by 1e-6 to 1e-4
 
 
 class Model:
@@ -189,7 +186,7 @@ def require_same(record: ModelRecord, network: Network) -> None:
             stored=stored,
             loaded=loaded,
         )
-    modules = differing_modules(record.probe, network.record.probe)
+    modules = probe_mismatch(record.probe, network.record.probe)
     if modules:
         raise WeightsChangedError(
             f"{record.label} ({record.weights_label}) has the same weights and settings as when "
@@ -199,32 +196,3 @@ def require_same(record: ModelRecord, network: Network) -> None:
             parts=["computation"],
             modules=modules,
         )
-
-
-def differing_modules(
-    stored: Mapping[str, Sequence[float]], loaded: Mapping[str, Sequence[float]]
-) -> list[str]:
-    """Compare what two networks do with the probe image.
-
-    Parameters
-    ----------
-    stored, loaded : mapping of str to sequence of float
-        Per module, a few values of its output and, last, the norm of all.
-
-    Returns
-    -------
-    list of str
-        Modules that differ beyond `PROBE_TOLERANCE` of their size, in the order stored.
-    """
-    differing = []
-    for name, expected in stored.items():
-        found = loaded.get(name, ())
-        # Few values can all be zero after a ReLU; then the norm of the whole output counts.
-        scale = max((abs(value) for value in expected[:-1]), default=0.0) or abs(expected[-1])
-        close = len(found) == len(expected) and all(
-            a == b or (a != a and b != b) or abs(a - b) <= PROBE_TOLERANCE * max(scale, abs(a))
-            for a, b in zip(expected, found, strict=True)
-        )
-        if not close:
-            differing.append(name)
-    return differing

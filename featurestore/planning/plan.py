@@ -10,6 +10,7 @@ import numpy as np
 from featurestore.canonical import digest_of
 from featurestore.errors import FeaturesMissingError
 from featurestore.options import format_nbytes
+from featurestore.storage.layout import make_layout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +38,16 @@ class Gap:
     @property
     def nbytes(self) -> int:
         """What the gap will take on disk, at most [bytes]."""
-        return self.wanted.row_nbytes * (len(self.compute) + len(self.derive))
+        wanted = self.wanted
+        layout = make_layout(
+            wanted.key,
+            {},
+            dtype=wanted.feature.dtype,
+            dims=wanted.dims,
+            shape=wanted.shape,
+            compressed=False,
+        )
+        return layout.nbytes_on_disk(len(self.compute) + len(self.derive))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import logging
+import os
 import shutil
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from featurestore.errors import (
+    CorruptDataError,
     InvalidInputError,
     ReadOnlyError,
     StoreNotFoundError,
@@ -18,6 +21,8 @@ from featurestore.storage import layout as _layout
 from featurestore.storage import records
 from featurestore.storage.blob import LocalBlobs
 from featurestore.storage.column import Column
+
+_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,9 +50,10 @@ class Catalog:
         self.blobs = blobs
         self.mode = mode
         self._columns: dict[str, Column] = {}
+        self._is_marked = False
 
     def require_writable(self, what: str) -> None:
-        """Raise unless the store may be written.
+        """Raise unless the store may be written; make it, if this is the first write.
 
         Parameters
         ----------
@@ -64,9 +70,45 @@ class Catalog:
                 f"{self} was opened with mode='r', so {what} cannot be written. "
                 "Open it with mode='a' to fill it."
             )
+        if not self._is_marked:  # a store is made by its first write, not by a mistyped look
+            document: dict[str, Json] = {
+                "format": _layout.FORMAT,
+                "store": uuid.uuid4().hex,
+                "created": now(),
+            }
+            records.create(self.blobs, _layout.MARKER, document)
+            self._is_marked = True
 
     def __str__(self) -> str:
         return str(getattr(self.blobs, "root", self.blobs))
+
+    def read(self, path: str) -> dict[str, Any] | None:
+        """Read a document; a damaged one is set aside where the store may be written.
+
+        Parameters
+        ----------
+        path : str
+            Which document.
+
+        Returns
+        -------
+        dict or None
+            ``None`` if there is none, or only a damaged one: it is made again from what it
+            describes, by the next request that needs it.
+
+        Raises
+        ------
+        CorruptDataError
+            If it is damaged and the store is read-only.
+        """
+        try:
+            return records.read(self.blobs, path)
+        except CorruptDataError:
+            if self.mode == "r":
+                raise
+            _log.warning("%s in %s was damaged and is set aside", path, self)
+            records.set_aside(self.blobs, path)
+            return None
 
     def free_nbytes(self) -> int | None:
         """Return how much can still be written.
@@ -92,7 +134,7 @@ class Catalog:
         str or None
             The model key, or ``None`` if this store was never asked for it.
         """
-        document = records.read(self.blobs, _layout.document_path("aliases", request.alias))
+        document = self.read(_layout.document_path("aliases", request.alias))
         return None if document is None else str(document["model"])
 
     def create_alias(self, request: ModelRequest, model: str) -> str:
@@ -132,7 +174,7 @@ class Catalog:
         ModelRecord or None
             ``None`` if the store does not know the model.
         """
-        document = records.read(self.blobs, _layout.document_path("models", key))
+        document = self.read(_layout.document_path("models", key))
         if document is None:
             return None
         _layout.require_format(document, f"Model {key}")
@@ -192,7 +234,7 @@ class Catalog:
         dict or None
             ``None`` if there is none.
         """
-        return records.read(self.blobs, _layout.document_path("runs", run))
+        return self.read(_layout.document_path("runs", run))
 
     def column(self, key: str) -> Column:
         """Return a column, whether or not it holds anything yet.
@@ -219,10 +261,33 @@ class Catalog:
         ColumnLayout
             In no particular order.
         """
-        for info in self.blobs.list("layouts"):
-            layout = self.column(info.name.removesuffix(".json")).layout
+        for key in document_keys(self.blobs, "layouts"):
+            try:
+                layout = self.column(key).layout
+            except CorruptDataError as err:
+                _log.warning("%s", err)  # one column's damage must not hide the others
+                continue
             if layout is not None:
                 yield layout
+
+
+def document_keys(blobs: Blobs, kind: str) -> list[str]:
+    """List the keys of all documents of a kind.
+
+    Parameters
+    ----------
+    blobs : Blobs
+        The store.
+    kind : str
+        Such as ``"layouts"``.
+
+    Returns
+    -------
+    list of str
+        Without documents that were set aside.
+    """
+    names = (info.name for info in blobs.list(kind))
+    return [name.removesuffix(".json") for name in names if name.endswith(".json")]
 
 
 def open_catalog(path: PathLike, mode: Mode) -> Catalog:
@@ -251,16 +316,29 @@ def open_catalog(path: PathLike, mode: Mode) -> Catalog:
     """
     if mode not in ("a", "r"):
         raise InvalidInputError(f"mode={mode!r} is not known. Use 'a' (fill gaps) or 'r' (read).")
+    given: object = path
+    if not (isinstance(given, str | os.PathLike) and os.fspath(given)):
+        raise InvalidInputError(
+            f"{path!r} is not a path. Give a folder, such as 'features.fstore'."
+        )
     root = Path(path).expanduser()
     blobs = LocalBlobs(root)
-    marker = records.read(blobs, _layout.MARKER) if root.is_dir() else None
-    if marker is None:
-        marker = _make_store(blobs, root, mode)
-    _layout.require_format(marker, f"The store {root}")
-    return Catalog(blobs, mode)
+    catalog = Catalog(blobs, mode)
+    marker = catalog.read(_layout.MARKER) if root.is_dir() else None
+    if marker is not None:
+        _layout.require_format(marker, f"The store {root}")
+    else:
+        _require_place(root, mode)
+        if mode == "a" and root.is_dir() and any(root.iterdir()):
+            catalog.require_writable("its marker")  # lost or damaged: made again
+    return catalog
 
 
-def _make_store(blobs: LocalBlobs, root: Path, mode: Mode) -> dict[str, Any]:
+def _require_place(root: Path, mode: Mode) -> None:
+    """Raise unless a store is there, or may be made there by the first write."""
+    if root.is_dir() and (root / "layouts").is_dir():
+        _log.warning("%s has lost its %s; it is read as format 1", root, _layout.MARKER)
+        return  # every document says its own format too
     if mode == "r":
         raise StoreNotFoundError(
             f"There is no feature store at {root}. Check the path, or open it with mode='a' to "
@@ -269,17 +347,20 @@ def _make_store(blobs: LocalBlobs, root: Path, mode: Mode) -> dict[str, Any]:
         )
     if root.exists() and not root.is_dir():
         raise InvalidInputError(f"{root} is a file, not a folder that could hold a store.")
-    if root.is_dir() and any(not entry.name.startswith(".") for entry in root.iterdir()):
+    known = {
+        "models",
+        "aliases",
+        "imagesets",
+        "runs",
+        f"{_layout.MARKER}.damaged",
+    }  # of a run that was stopped at its start
+    if root.is_dir() and any(
+        not entry.name.startswith(".") and entry.name not in known for entry in root.iterdir()
+    ):
         raise InvalidInputError(
             f"{root} is a folder with other things in it, not a feature store. "
             "Give a new folder, such as 'features.fstore'."
         )
-    document: dict[str, Json] = {
-        "format": _layout.FORMAT,
-        "store": uuid.uuid4().hex,
-        "created": now(),
-    }
-    return records.create(blobs, _layout.MARKER, document)
 
 
 def now() -> str:

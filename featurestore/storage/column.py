@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featurestore.errors import CorruptDataError
 from featurestore.storage import layout as _layout
 from featurestore.storage import records
 from featurestore.storage.index import ColumnIndex, damage_path, read_damage
@@ -65,7 +66,15 @@ class Column:
     def layout(self) -> ColumnLayout | None:
         """The column's shape, or ``None`` while it has never held a row."""
         if self._layout is None:
-            document = records.read(self._blobs, _layout.document_path("layouts", self.key))
+            path = _layout.document_path("layouts", self.key)
+            try:
+                document = records.read(self._blobs, path)
+            except CorruptDataError:
+                if not self._writable:
+                    raise
+                _log.warning("%s was damaged and is set aside", path)
+                records.set_aside(self._blobs, path)
+                document = None
             if document is not None:
                 self._adopt(_layout.ColumnLayout.from_json(document))
         return self._layout

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from featurestore.errors import InvalidInputError, NotFoundError, did_you_mean
+from featurestore.errors import CorruptDataError, InvalidInputError, NotFoundError, did_you_mean
 from featurestore.images.imageset import ImageSet
 from featurestore.storage import layout as _layout
 from featurestore.storage import records
-from featurestore.storage.catalog import now
+from featurestore.storage.catalog import document_keys, now
 
 if TYPE_CHECKING:
-    from featurestore.storage.blob import Blobs
     from featurestore.storage.catalog import Catalog
     from featurestore.typing import Json
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,9 @@ def publish_images(catalog: Catalog, images: ImageSet) -> None:
     """
     record = images.to_record()
     path = _layout.document_path("imagesets", images.key)
-    if _exists(catalog.blobs, path):
+    if catalog.read(path) is not None:
         return
+    catalog.require_writable("the images' names")
     document: dict[str, Json] = {
         "format": _layout.FORMAT,
         "key": images.key,
@@ -65,9 +68,12 @@ def list_image_sets(catalog: Catalog) -> list[ImageSetInfo]:
         Oldest first.
     """
     found = []
-    for info in catalog.blobs.list("imagesets"):
-        key = info.name.removesuffix(".json")
-        document = records.read(catalog.blobs, _layout.document_path("imagesets", key))
+    for key in document_keys(catalog.blobs, "imagesets"):
+        try:
+            document = catalog.read(_layout.document_path("imagesets", key))
+        except CorruptDataError as err:
+            _log.warning("%s", err)  # one damaged set must not hide the others
+            continue
         if document is not None:
             images = ImageSet.from_record(document["record"])
             found.append(ImageSetInfo(key, images.label, len(images), str(document["created"])))
@@ -124,14 +130,6 @@ def find_images(catalog: Catalog, name: str) -> ImageSet:
 
 
 def _read(catalog: Catalog, key: str) -> ImageSet:
-    document = records.read(catalog.blobs, _layout.document_path("imagesets", key))
+    document = catalog.read(_layout.document_path("imagesets", key))
     assert document is not None
     return ImageSet.from_record(document["record"])
-
-
-def _exists(blobs: Blobs, path: str) -> bool:
-    try:
-        blobs.nbytes(path)
-    except FileNotFoundError:
-        return False
-    return True

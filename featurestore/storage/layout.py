@@ -133,6 +133,25 @@ class ColumnLayout:
         """Size of one row, uncompressed [bytes]."""
         return math.prod(self.shape) * (2 if self.dtype == "float16" else 4)
 
+    def nbytes_on_disk(self, n_rows: int) -> int:
+        """Return what rows take on disk if they do not compress, published together.
+
+        Parameters
+        ----------
+        n_rows : int
+            How many.
+
+        Returns
+        -------
+        int
+            An upper bound: blocks of `chunk_rows` are padded to whole ones [bytes].
+        """
+        blocks = math.ceil(n_rows / self.chunk_rows)
+        values = blocks * self.chunk_rows * math.prod(self.shard_shape[1:])
+        slots = math.ceil(n_rows / self.rows_per_slot)
+        overhead = 16 * math.prod(self.n_chunks) + (16 + 16) * self.rows_per_slot + 4096
+        return values * (2 if self.dtype == "float16" else 4) + slots * overhead
+
     def slot_name(self, array: str, slot: int) -> str:
         """Return the path of one slot's part of an array.
 
@@ -321,8 +340,12 @@ def make_layout(
     itemsize = 2 if dtype == "float16" else 4
     piece = chunk_shape(shape)
     n_rows = rows_per_slot(math.prod(shape) * itemsize)
-    fit = max(1, CHUNK_NBYTES // (math.prod(piece) * itemsize))
-    chunk_rows = min(max(1 << (fit.bit_length() - 1), MIN_CHUNK_ROWS), MAX_CHUNK_ROWS, n_rows)
+    # Few rows of wide modules share a chunk: one image alone is padded to a whole block of rows.
+    fit = min(
+        CHUNK_NBYTES // max(1, math.prod(piece) * itemsize),
+        MIN_CHUNK_ROWS * CHUNK_NBYTES // max(1, math.prod(shape) * itemsize),
+    )
+    chunk_rows = min(max(1 << (max(fit, 1).bit_length() - 1), MIN_CHUNK_ROWS), MAX_CHUNK_ROWS)
     return ColumnLayout(
         key=require_key(key),
         feature=feature,
@@ -330,7 +353,7 @@ def make_layout(
         dims=tuple(dims),
         shape=tuple(shape),
         rows_per_slot=n_rows,
-        chunk_rows=chunk_rows,
+        chunk_rows=min(chunk_rows, n_rows),
         chunk_shape=piece,
         compressed=compressed,
     )

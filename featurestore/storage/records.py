@@ -67,7 +67,7 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
     if not intact:
         raise CorruptDataError(
             f"{where} in the store is damaged: it is not the document that was written. "
-            "Restore that file from a backup.",
+            "Open the store with mode='a' and ask again: it is written anew.",
             path=where,
             images=[],
         )
@@ -103,6 +103,23 @@ def read(blobs: Blobs, path: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     return parse(data, path)
+
+
+def set_aside(blobs: Blobs, path: str) -> None:
+    """Move a damaged document out of the way, so that it can be written anew.
+
+    Parameters
+    ----------
+    blobs : Blobs
+        The store.
+    path : str
+        Which document; kept beside itself as ``….damaged``.
+    """
+    try:
+        blobs.replace(f"{path}.damaged", blobs.get(path))
+    except FileNotFoundError:
+        return  # another process was faster
+    blobs.delete(path)
 
 
 def create(blobs: Blobs, path: str, document: Mapping[str, Json]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from featurestore import filehash
 from featurestore.errors import ImageDecodeError, InvalidInputError
 from featurestore.images.digest import pil_digest
 from featurestore.images.imageset import ImageSet
-from featurestore.images.read import as_image_set, read_images
+from featurestore.images.read import read_images, take_images
 from tests.images.pictures import encoded, exif, png, rgb, write
 
 
@@ -328,10 +328,15 @@ def test_a_label_can_be_given(tmp_path):
     assert read_images(write(tmp_path, {"a.png": png()}), label="mine").label == "mine"
 
 
-def test_as_image_set_passes_sets_through_and_reads_the_rest(tmp_path):
-    images = as_image_set(write(tmp_path, {"a.png": png()}))
+def test_take_images_passes_sets_through_and_reads_the_rest(tmp_path):
+    images, failures = take_images(write(tmp_path, {"a.png": png()}))
     assert isinstance(images, ImageSet)
-    assert as_image_set(images) is images
+    assert failures == {}
+    assert take_images(images)[0] is images
+    (tmp_path / "dead.png").symlink_to("nowhere")
+    images, failures = take_images(tmp_path)
+    assert images.names == ("a.png",)
+    assert list(failures) == ["dead.png"]
     with pytest.raises(InvalidInputError, match="already"):
         read_images(images)
 
