@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,40 @@ def test_wrong_words_get_one_paragraph_and_an_exit_code(place):
         assert done.stderr.startswith("Error: ")
         assert says in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_several_pictures_and_the_word_none_are_understood(place):
+    words = ["get", "squeezenet1_1", "features.0", "stimuli/a.png", "stimuli/b.png"]
+    done = run(*words, "--weights", "none", "--readout", "none", "--store", "s", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "image: 2" in done.stdout
+    assert run("get", "squeezenet1_1", "features.0", cwd=place).returncode == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(place, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    (tmp_path / "many").mkdir()
+    rng = np.random.default_rng(1)
+    for n in range(150):
+        pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "many" / f"{n}.png")
+    words = [*PROGRAM, "get", "squeezenet1_1", "features.12", "many", "--weights", "none"]
+    child = subprocess.Popen(
+        [*words, "--store", "s"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "FEATURESTORE_COMMIT_INTERVAL_S": "0.05"},
+    )  # fmt: skip
+    while not list(tmp_path.glob("s/columns/*/image/c.*")):
+        assert child.poll() is None, "it was done before it could be stopped"
+    child.send_signal(signal.SIGINT)
+    stderr = child.communicate()[1]
+    assert child.returncode == 130
+    assert "goes on from there" in stderr
+    assert "Traceback" not in stderr
+    plan = ["plan", *words[len(PROGRAM) + 1 :], "--store", "s", "--json"]
+    assert 0 < json.loads(run(*plan, cwd=tmp_path).stdout)["n_missing"] < 150
 
 
 def test_help_describes_every_command():

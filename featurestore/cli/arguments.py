@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -77,6 +79,58 @@ def print_json(document: Any) -> None:
         What to print.
     """
     sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def as_readout(word: str | None) -> str | None:
+    """Read the option ``--readout``.
+
+    Parameters
+    ----------
+    word : str, optional
+        As it was typed; ``"none"`` is what ``ls`` shows where everything is kept.
+
+    Returns
+    -------
+    str or None
+        As `FeatureStore.get` takes it.
+    """
+    return None if word in (None, "none", "all") else word
+
+
+@contextmanager
+def said_if_new(store: Path) -> Iterator[None]:
+    """Say afterwards that a store was made: a mistyped path should not go unnoticed.
+
+    Parameters
+    ----------
+    store : Path
+        Where it is expected.
+    """
+    was_there = store.exists()
+    yield
+    if not was_there:
+        sys.stderr.write(f"Note: made a new store, {store}\n")
+
+
+def ask_for_images(model: str, module: str) -> Path:
+    """Ask for a folder of images; in a pipe, say how to name it instead.
+
+    Parameters
+    ----------
+    model, module : str
+        What was asked for so far.
+
+    Returns
+    -------
+    Path
+        The folder.
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        sys.stderr.write(
+            f"No images were given:\n  featurestore get {model} {module} IMAGES --store STORE\n"
+        )
+        raise typer.Exit(2)
+    return Path(typer.prompt("Folder of images"))
 
 
 def ask_for_module(model: str) -> str:

@@ -17,8 +17,11 @@ from featurestore.cli.arguments import (
     Seed,
     Store,
     Weights,
+    as_readout,
+    ask_for_images,
     ask_for_module,
     print_json,
+    said_if_new,
 )
 
 
@@ -32,9 +35,9 @@ def run(
         ),
     ] = None,
     images: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Argument(
-            help="A folder of images (searched with its sub-folders), or one image.",
+            help="A folder of images (searched with its sub-folders), or images.",
             show_default=False,
         ),
     ] = None,
@@ -65,24 +68,24 @@ def run(
     """
     if module is None:
         module = ask_for_module(model)
-    if images is None:
-        images = Path(typer.prompt("Folder of images"))
+    images = images or [ask_for_images(model, module)]
     from featurestore.store import open_store
 
-    arrays = open_store(store).get_many(
-        model,
-        [name.strip() for name in module.split(",")],
-        images,
-        weights=weights,
-        seed=seed,
-        preprocess=_preprocess(exif, alpha),
-        readout=readout,
-        dtype=dtype,
-        precision=precision,
-        device=device,
-        batch_size=batch_size,
-        errors=errors,  # type: ignore[arg-type]
-    )
+    with said_if_new(store):
+        arrays = open_store(store).get_many(
+            model,
+            [name.strip() for name in module.split(",")],
+            images[0] if len(images) == 1 else images,
+            weights=weights,
+            seed=seed,
+            preprocess=_preprocess(exif, alpha),
+            readout=as_readout(readout),
+            dtype=dtype,
+            precision=precision,
+            device=device,
+            batch_size=batch_size,
+            errors=errors,  # type: ignore[arg-type]
+        )
     if as_json:
         print_json(
             {

@@ -6,8 +6,10 @@ the user, what was computed is kept.
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -24,8 +26,27 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _explained(run: Callable[..., None]) -> Callable[..., None]:
+    """Turn errors into one paragraph on stderr and an exit code, inside of what typer catches."""
+
+    @functools.wraps(run)
+    def explained(*words: Any, **options: Any) -> None:
+        try:
+            run(*words, **options)
+        except KeyboardInterrupt as err:
+            sys.stderr.write(f"\n{str(err) or 'Stopped.'}\n")
+            raise typer.Exit(130) from err
+        except FeatureStoreError as err:
+            sys.stderr.write(f"Error: {err}\n")
+            raise typer.Exit(2 if isinstance(err, InvalidInputError) else 1) from err
+
+    return explained
+
+
 for command in (get, plan, ls, models, modules, demo):
-    app.command(name=command.__name__.rpartition(".")[2])(command.run)
+    app.command(name=command.__name__.rpartition(".")[2])(_explained(command.run))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_rest: Any) -> None:
@@ -34,16 +55,9 @@ def _show_warning(message: Warning | str, category: type[Warning], *_rest: Any) 
 
 
 def main() -> None:
-    """Run the program; errors become one paragraph on stderr and an exit code."""
+    """Run the program."""
     warnings.showwarning = _show_warning  # type: ignore[assignment]
-    try:
-        app()
-    except KeyboardInterrupt as err:
-        sys.stderr.write(f"\n{str(err) or 'Stopped.'}\n")
-        sys.exit(130)
-    except FeatureStoreError as err:
-        sys.stderr.write(f"Error: {err}\n")
-        sys.exit(2 if isinstance(err, InvalidInputError) else 1)
+    app()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ from featurestore.cli.arguments import (
     Seed,
     Store,
     Weights,
+    as_readout,
     print_json,
+    said_if_new,
 )
 
 
@@ -37,15 +39,16 @@ def run(
     """Say how many images are missing and how much they would take; compute nothing."""
     from featurestore.store import open_store
 
-    plan = open_store(store).plan(
-        model,
-        [name.strip() for name in module.split(",")],
-        images,
-        weights=weights,
-        seed=seed,
-        readout=readout,  # type: ignore[arg-type]
-        dtype=dtype,  # type: ignore[arg-type]
-    )
+    with said_if_new(store):
+        plan = open_store(store).plan(
+            model,
+            [name.strip() for name in module.split(",")],
+            images,
+            weights=weights,
+            seed=seed,
+            readout=as_readout(readout),  # type: ignore[arg-type]
+            dtype=dtype,  # type: ignore[arg-type]
+        )
     if not as_json:
         sys.stdout.write(f"{plan!r}\n")
         return
