@@ -33,6 +33,7 @@ def _without_downloads(monkeypatch):
     # Tests have no network: published weights are replaced by random ones of the same shape.
     import torch
     import torchvision
+
     from featurestore.networks.sources import torchvision as source
 
     def random_weights(member):
