@@ -6,7 +6,7 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from featurestore.errors import FeaturesMissingError, WeightsChangedError
+from featurestore.errors import FeaturesMissingError, WeightsChangedError, did_you_mean
 from featurestore.networks import registry
 from featurestore.networks.spec import probe_mismatch
 
@@ -107,9 +107,11 @@ def resolve_request(catalog: Catalog, request: ModelRequest) -> Model:
     if record is not None:
         return Model(record, request=request)
     if catalog.mode == "r":
+        held = catalog.model_labels()
+        near = did_you_mean(request.label, held) if request.label not in held else ""
         raise FeaturesMissingError(
-            f"{catalog} holds nothing of {request.label} with weights {request.weights!r} and "
-            "was opened with mode='r', so nothing is computed. store.ls() lists what it holds; "
+            f"{catalog} holds nothing of {request.label} with weights {request.weights!r}.{near} "
+            "It was opened with mode='r', so nothing is computed. store.ls() lists what it holds; "
             "open it with mode='a' to compute.",
             missing=(),
             model=request.label,

@@ -197,6 +197,17 @@ class Catalog:
         path = _layout.document_path("models", record.key)
         return ModelRecord.from_json(records.create(self.blobs, path, record.to_json()))
 
+    def model_labels(self) -> list[str]:
+        """List the models that the store knows, as users write them.
+
+        Returns
+        -------
+        list of str
+            Sorted, each once.
+        """
+        records_ = (self.model(key) for key in document_keys(self.blobs, "models"))
+        return sorted({record.label for record in records_ if record is not None})
+
     def create_run(self, facts: Mapping[str, Json]) -> str:
         """Write the record of a run.
 
