@@ -292,7 +292,7 @@ def _derive(catalog: Catalog, plan: Plan, gap: Gap) -> int:
             gap.wanted.feature.to_json(),
             gap.wanted.dims,
             digests,
-            [apply_readout(gap.wanted.feature.readout, source.read(rows))],
+            apply_readout(gap.wanted.feature.readout, source.read(rows)),
             dtype=gap.wanted.feature.dtype,
             run=_derivation_run(catalog, full),
         )

@@ -10,36 +10,32 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featurestore.storage.layout import rows_per_slot
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
 
     from numpy.typing import NDArray
 
     from featurestore.keys import Wanted
     from featurestore.storage.column import Column
+    from featurestore.storage.slots import SlotBuilder
 
 POLL_S = 0.5  # how late a partly filled slot may be published beyond its interval
 
 
 @dataclass(slots=True)
 class _Buffer:
-    """Rows of one column that wait for their slot to fill; held, not copied."""
+    """Rows of one column that wait for their slot to fill."""
 
     wanted: Wanted
     column: Column
-    capacity: int
-    digests: list[NDArray[np.uint8]] = field(default_factory=list)
-    rows: list[NDArray[np.float32]] = field(default_factory=list)
-    n: int = 0
+    slot: SlotBuilder | None = None
     since: float = 0.0
     """When the oldest row came in [s, monotonic]."""
 
     @property
     def nbytes(self) -> int:
-        return sum(part.nbytes for part in self.rows)
+        return 0 if self.slot is None else self.slot.nbytes
 
 
 @dataclass(slots=True)
@@ -68,8 +64,6 @@ class SlotWriter:
         Rows waiting for their slot to fill, at most [bytes].
     commit_interval_s : float
         A partly filled slot is published after this long [s].
-    on_published : callable, optional
-        Called in the background with (column number, number of rows) after each publication.
     """
 
     def __init__(
@@ -79,16 +73,12 @@ class SlotWriter:
         queue_nbytes: int,
         buffer_nbytes: int,
         commit_interval_s: float,
-        on_published: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._buffers = [
-            _Buffer(wanted, column, rows_per_slot(wanted.row_nbytes)) for wanted, column in columns
-        ]
+        self._buffers = [_Buffer(wanted, column) for wanted, column in columns]
         self._queue: deque[_Item] = deque()
         self._queue_nbytes = queue_nbytes
         self._buffer_nbytes = buffer_nbytes
         self._interval = commit_interval_s
-        self._on_published = on_published
         self._held = 0
         self._run = ""
         self._closing = False
@@ -195,16 +185,17 @@ class SlotWriter:
 
     def _fill(self, number: int, digests: NDArray[np.uint8], output: NDArray[np.float32]) -> None:
         buffer = self._buffers[number]
-        start = 0
-        while start < len(output):
-            n = min(len(output) - start, buffer.capacity - buffer.n)
-            if buffer.n == 0:
+        while len(output):
+            if buffer.slot is None:
+                feature = buffer.wanted.feature
+                buffer.slot = buffer.column.new_slot(
+                    feature.to_json(), buffer.wanted.dims, output, feature.dtype
+                )
                 buffer.since = time.monotonic()
-            buffer.digests.append(digests[start : start + n])
-            buffer.rows.append(output[start : start + n])
-            buffer.n += n
-            start += n
-            if buffer.n == buffer.capacity:
+            room = buffer.slot.room
+            buffer.slot.add(digests[:room], output[:room])
+            digests, output = digests[room:], output[room:]
+            if not buffer.slot.room:
                 self._publish(number)
         while sum(b.nbytes for b in self._buffers) > self._buffer_nbytes:
             self._publish(max(range(len(self._buffers)), key=lambda k: self._buffers[k].nbytes))
@@ -212,23 +203,11 @@ class SlotWriter:
     def _publish_old(self) -> None:
         now = time.monotonic()
         for number, buffer in enumerate(self._buffers):
-            if buffer.n and now - buffer.since >= self._interval:
+            if buffer.slot is not None and now - buffer.since >= self._interval:
                 self._publish(number)
 
     def _publish(self, number: int) -> None:
         buffer = self._buffers[number]
-        if not buffer.n:
-            return
-        feature = buffer.wanted.feature
-        n, digests, rows = buffer.n, np.concatenate(buffer.digests), buffer.rows
-        buffer.n, buffer.digests, buffer.rows = 0, [], []
-        buffer.column.append(
-            feature.to_json(),
-            buffer.wanted.dims,
-            digests,
-            rows,
-            dtype=feature.dtype,
-            run=self._run,
-        )
-        if self._on_published is not None:
-            self._on_published(number, n)
+        slot, buffer.slot = buffer.slot, None
+        if slot is not None:
+            buffer.column.publish(slot, self._run)

@@ -15,10 +15,10 @@ from featurestore.storage import records
 from featurestore.storage.index import ColumnIndex, damage_path, read_damage
 from featurestore.storage.metadata import group_metadata, spell_metadata
 from featurestore.storage.reader import DamagedRowsError, read_rows
-from featurestore.storage.slots import Companion, compresses, publish, slot_numbers, to_stored
+from featurestore.storage.slots import Companion, SlotBuilder, compresses, slot_numbers, to_stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -125,49 +125,81 @@ class Column:
         folder = f"{_layout.column_path(self.key)}/{_layout.ACTIVATIONS}"
         return sum(info.nbytes for info in self._blobs.list(folder))
 
+    def new_slot(
+        self,
+        feature: Mapping[str, Json],
+        dims: Sequence[str],
+        sample: NDArray[np.float32],
+        dtype: str,
+    ) -> SlotBuilder:
+        """Begin a slot.
+
+        Parameters
+        ----------
+        feature : mapping
+            What the key was made from; takes part in the layout if this is the first slot.
+        dims : sequence of str
+            Names of the axes of one row.
+        sample : ndarray of shape (n, *shape), float32
+            First rows: they decide whether a new column is compressed.
+        dtype : {"float32", "float16"}
+            Stored dtype.
+
+        Returns
+        -------
+        SlotBuilder
+            Takes rows.
+        """
+        return SlotBuilder(self._require_layout(feature, dims, sample, dtype))
+
+    def publish(self, slot: SlotBuilder, run: str) -> None:
+        """Publish a slot; when this returns its rows are durable.
+
+        Parameters
+        ----------
+        slot : SlotBuilder
+            With one row or more.
+        run : str
+            The run's id.
+        """
+        guess = self._free_slot(slot.layout)
+        number = slot.publish(self._blobs, run=run, first_guess=guess)
+        self._next_slot = number + 1
+        self._advertise(slot.layout, number + 1)
+
     def append(
         self,
         feature: Mapping[str, Json],
         dims: Sequence[str],
         digests: NDArray[np.uint8],
-        parts: Sequence[NDArray[np.float32]],
+        rows: NDArray[np.float32],
         *,
         dtype: str,
         run: str,
     ) -> None:
-        """Publish rows; when this returns they are durable.
+        """Publish rows at once, in as many slots as they fill.
 
         Parameters
         ----------
         feature : mapping
-            What the key was made from; takes part in the layout if this is the first row.
+            What the key was made from.
         dims : sequence of str
             Names of the axes of one row.
         digests : ndarray of shape (n, 16), uint8
             Which images the rows are of.
-        parts : sequence of ndarray of shape (n_i, *shape), float32
-            Their activations, in order; as many as fit one slot, or any number.
+        rows : ndarray of shape (n, *shape), float32
+            Their activations.
         dtype : {"float32", "float16"}
             Stored dtype.
         run : str
             The run's id.
         """
-        stored = [to_stored(part, dtype) for part in parts]
-        layout = self._require_layout(feature, dims, stored[0], dtype)
-        for part in stored:
-            if part.shape[1:] != layout.shape:
-                raise ValueError(f"Rows of shape {part.shape[1:]} do not fit {layout.shape}.")
-        for start, slot_parts in _cut(stored, layout.rows_per_slot):
-            slot = publish(
-                self._blobs,
-                layout,
-                digests[start : start + layout.rows_per_slot],
-                slot_parts,
-                run=run,
-                first_guess=self._free_slot(layout),
-            )
-            self._next_slot = slot + 1
-            self._advertise(layout, slot + 1)
+        while len(rows):
+            slot = self.new_slot(feature, dims, rows, dtype)
+            room = slot.room
+            slot.add(digests[:room], rows[:room])
+            self.publish(slot, run)
+            digests, rows = digests[room:], rows[room:]
 
     def read(self, rows: NDArray[np.int64], selection: Selection | None = None) -> NDArray[Any]:
         """Read rows.
@@ -240,7 +272,7 @@ class Column:
                 dtype=dtype,
                 dims=dims,
                 shape=rows.shape[1:],
-                compressed=compresses(rows),
+                compressed=compresses(to_stored(rows, dtype)),
             )
             path = _layout.document_path("layouts", self.key)
             document = records.create(self._blobs, path, proposed.to_json())
@@ -297,22 +329,3 @@ class Column:
 
 def _reopen(blobs: Blobs, key: str, writable: bool) -> Column:
     return Column(blobs, key, writable=writable)
-
-
-def _cut(
-    parts: Sequence[NDArray[Any]], rows_per_slot: int
-) -> Iterator[tuple[int, list[NDArray[Any]]]]:
-    """Group rows into slots: number of the first row, and the rows."""
-    first, held, n = 0, [], 0
-    for part in parts:
-        rest = part
-        while len(rest):
-            taken = rest[: rows_per_slot - n]
-            held.append(taken)
-            n += len(taken)
-            rest = rest[len(taken) :]
-            if n == rows_per_slot:
-                yield first, held
-                first, held, n = first + n, [], 0
-    if held:
-        yield first, held

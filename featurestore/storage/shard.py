@@ -8,7 +8,6 @@ written as they are.
 from __future__ import annotations
 
 import itertools
-import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -34,54 +33,87 @@ ABSENT = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class _Chunk:
-    """One inner chunk to be written."""
+class _Piece:
+    """One inner chunk along the axes of a row."""
 
     number: tuple[int, ...]
-    first: int
-    """Its first row, in the slot."""
     inside: tuple[slice, ...]
     """The part of the chunk that holds values; the rest is padding."""
     outside: tuple[slice, ...]
     """The part of a row that goes there."""
 
 
-def encode_shard(layout: ColumnLayout, parts: Sequence[NDArray[Any]]) -> list[Buffer]:
-    """Encode rows as the one shard of a slot.
+class ShardEncoder:
+    """Encodes the rows of a slot as they come, block by block, as a Zarr v3 shard.
+
+    Inner chunks that hold rows are there even if all their values are zero, so that dead units
+    and lost data never look alike; the others are absent.
 
     Parameters
     ----------
     layout : ColumnLayout
         The column.
-    parts : sequence of ndarray of shape (n_i, *shape), stored dtype
-        The rows in order; 1 to `rows_per_slot` altogether.
-
-    Returns
-    -------
-    list of bytes-like
-        A Zarr v3 shard, in pieces to be written one after the other. Inner chunks that hold rows
-        are there even if all their values are zero, so that dead units and lost data never look
-        alike; the others are absent.
     """
-    n_rows = sum(len(part) for part in parts)
-    chunks = _chunks(layout, n_rows)
-    # Half of the processors: the network runs on the others meanwhile.
-    n_workers = min(max(1, available_cpus() // 2), len(chunks))
-    if n_workers > 1:
-        with ThreadPoolExecutor(n_workers) as pool:
-            encoded = list(pool.map(lambda chunk: _encode(layout, chunk, parts), chunks))
-    else:
-        encoded = [_encode(layout, chunk, parts) for chunk in chunks]
-    index = np.full((*layout.n_chunks, 2), ABSENT, "<u8")
-    pieces: list[Buffer] = []
-    offset = 0
-    for chunk, data in zip(chunks, encoded, strict=True):
-        nbytes = len(data) + 4
-        index[chunk.number] = offset, nbytes
-        offset += nbytes
-        pieces += (data, crc32c(data))
-    table = index.tobytes()
-    return [*pieces, table, crc32c(table)]
+
+    def __init__(self, layout: ColumnLayout) -> None:
+        self._layout = layout
+        self._pieces = _pieces(layout)
+        self._pending: list[NDArray[Any]] = []
+        self._encoded: list[tuple[tuple[int, ...], Buffer]] = []
+        self._n_blocks = 0
+        self.nbytes = 0
+        """What is held [bytes]."""
+
+    def add(self, rows: NDArray[Any]) -> None:
+        """Take rows; whole blocks of `chunk_rows` are encoded at once.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n, *shape), stored dtype
+            Not to be changed afterwards.
+        """
+        while len(rows):
+            room = self._layout.chunk_rows - sum(len(part) for part in self._pending)
+            self._pending.append(rows[:room])
+            self.nbytes += rows[:room].nbytes
+            if len(rows) >= room:
+                self._encode_block()
+            rows = rows[room:]
+
+    def finish(self) -> list[Buffer]:
+        """Return the shard.
+
+        Returns
+        -------
+        list of bytes-like
+            To be written one after the other.
+        """
+        if self._pending:
+            self._encode_block()
+        index = np.full((*self._layout.n_chunks, 2), ABSENT, "<u8")
+        shard: list[Buffer] = []
+        offset = 0
+        for number, data in self._encoded:
+            nbytes = len(data) + 4
+            index[number] = offset, nbytes
+            offset += nbytes
+            shard += (data, crc32c(data))
+        table = index.tobytes()
+        return [*shard, table, crc32c(table)]
+
+    def _encode_block(self) -> None:
+        parts, block = self._pending, self._n_blocks
+        # Half of the processors: the network runs on the others meanwhile.
+        n_workers = min(max(1, available_cpus() // 2), len(self._pieces))
+        if n_workers > 1:
+            with ThreadPoolExecutor(n_workers) as pool:
+                encoded = list(pool.map(lambda p: _encode(self._layout, p, parts), self._pieces))
+        else:
+            encoded = [_encode(self._layout, piece, parts) for piece in self._pieces]
+        for piece, data in zip(self._pieces, encoded, strict=True):
+            self._encoded.append(((block, *piece.number), data))
+        self.nbytes += sum(len(data) for data in encoded) - sum(part.nbytes for part in parts)
+        self._pending, self._n_blocks = [], block + 1
 
 
 def crc32c(data: Buffer | NDArray[np.uint8]) -> bytes:
@@ -102,37 +134,27 @@ def crc32c(data: Buffer | NDArray[np.uint8]) -> bytes:
     return int(google_crc32c.value(held)).to_bytes(4, "little")
 
 
-def _chunks(layout: ColumnLayout, n_rows: int) -> list[_Chunk]:
-    """List the inner chunks that hold rows, row blocks first: they are read together."""
+def _pieces(layout: ColumnLayout) -> list[_Piece]:
     axes = []
     for n, size in zip(layout.shape, layout.chunk_shape, strict=True):
-        starts = range(0, n, size)
         axes.append(
-            [(k, slice(0, min(size, n - a)), slice(a, min(a + size, n)))
-             for k, a in enumerate(starts)]
-        )  # fmt: skip
-    n_blocks = math.ceil(n_rows / layout.chunk_rows)
-    return [
-        _Chunk(
-            (block, *(axis[0] for axis in piece)),
-            block * layout.chunk_rows,
-            tuple(axis[1] for axis in piece),
-            tuple(axis[2] for axis in piece),
+            [
+                (number, slice(0, min(size, n - start)), slice(start, min(start + size, n)))
+                for number, start in enumerate(range(0, n, size))
+            ]
         )
-        for block in range(n_blocks)
-        for piece in itertools.product(*axes)
+    return [
+        _Piece(tuple(p[0] for p in parts), tuple(p[1] for p in parts), tuple(p[2] for p in parts))
+        for parts in itertools.product(*axes)
     ]
 
 
-def _encode(layout: ColumnLayout, chunk: _Chunk, parts: Sequence[NDArray[Any]]) -> Buffer:
+def _encode(layout: ColumnLayout, piece: _Piece, parts: Sequence[NDArray[Any]]) -> Buffer:
     values = np.zeros((layout.chunk_rows, *layout.chunk_shape), layout.dtype)
-    start = 0  # first row of the part, in the slot
+    start = 0
     for part in parts:
-        low = max(chunk.first, start)
-        high = min(chunk.first + layout.chunk_rows, start + len(part))
-        if low < high:
-            into = (slice(low - chunk.first, high - chunk.first), *chunk.inside)
-            values[into] = part[(slice(low - start, high - start), *chunk.outside)]
+        into = (slice(start, start + len(part)), *piece.inside)
+        values[into] = part[(slice(None), *piece.outside)]
         start += len(part)
     little = values.astype(values.dtype.newbyteorder("<"), copy=False)
     if layout.compressed:

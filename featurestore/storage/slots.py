@@ -17,7 +17,7 @@ import xxhash
 from featurestore.errors import InvalidInputError
 from featurestore.storage import layout as _layout
 from featurestore.storage.metadata import ZSTD_LEVEL
-from featurestore.storage.shard import crc32c, encode_shard
+from featurestore.storage.shard import ShardEncoder, crc32c
 from featurestore.typing import DIGEST_NBYTES
 
 if TYPE_CHECKING:
@@ -218,63 +218,98 @@ def to_stored(rows: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     return stored
 
 
-def publish(
-    blobs: Blobs,
-    layout: ColumnLayout,
-    digests: NDArray[np.uint8],
-    parts: Sequence[NDArray[Any]],
-    *,
-    run: str,
-    first_guess: int,
-) -> int:
-    """Write rows to a slot of their own and make them visible.
+class SlotBuilder:
+    """Rows on their way to a slot of their own: encoded as they come, published at once.
 
     Parameters
     ----------
-    blobs : Blobs
-        The store.
     layout : ColumnLayout
         The column.
-    digests : ndarray of shape (n, 16), uint8
-        Which images the rows are of.
-    parts : sequence of ndarray of shape (n_i, *shape), stored dtype
-        The rows in order; 1 to `rows_per_slot` altogether.
-    run : str
-        The run's id.
-    first_guess : int
-        A slot number that is probably free.
-
-    Returns
-    -------
-    int
-        The slot's number. When this returns, the rows survive a crash.
     """
-    n_rows = sum(len(part) for part in parts)
-    if not 1 <= n_rows <= layout.rows_per_slot or n_rows != len(digests):
-        raise ValueError(f"{n_rows} rows and {len(digests)} digests do not make a slot.")
-    if not digests.any(axis=1).all():
-        raise ValueError("An all-zero digest marks an empty row and cannot name an image.")
-    shard = encode_shard(layout, parts)
-    checksum = xxhash.xxh3_64()
-    for piece in shard:
-        checksum.update(piece)
-    nbytes = sum(len(piece) for piece in shard)
-    companion = Companion(run, nbytes, checksum.intdigest()).to_bytes()
-    stats = np.zeros((layout.rows_per_slot, _layout.N_ROW_STATS))
-    stats[:n_rows] = np.concatenate([row_statistics(part) for part in parts])
-    row_stats = with_crc(stats.astype("<f8").tobytes())
-    record = key_record(layout, digests)
-    slot = first_guess
-    while True:
-        if not blobs.create(layout.slot_name(_layout.ACTIVATIONS, slot), *shard):
-            slot += 1
-            continue
-        # Companions of a number whose shard is ours can only be ours, or a sweeper's leftovers.
-        blobs.replace(layout.slot_name(_layout.ROW_STATS, slot), row_stats)
-        blobs.replace(layout.slot_name(_layout.RUN, slot), companion)
-        if blobs.create(layout.slot_name(_layout.IMAGE, slot), record):
-            return slot
-        slot += 1  # swept while we were slow: the number is spent
+
+    def __init__(self, layout: ColumnLayout) -> None:
+        self.layout = layout
+        self.n_rows = 0
+        self._encoder = ShardEncoder(layout)
+        self._digests: list[NDArray[np.uint8]] = []
+        self._stats: list[NDArray[np.float64]] = []
+
+    @property
+    def nbytes(self) -> int:
+        """What is held [bytes]."""
+        return self._encoder.nbytes
+
+    @property
+    def room(self) -> int:
+        """How many rows still fit."""
+        return self.layout.rows_per_slot - self.n_rows
+
+    def add(self, digests: NDArray[np.uint8], rows: NDArray[np.float32]) -> None:
+        """Take rows.
+
+        Parameters
+        ----------
+        digests : ndarray of shape (n, 16), uint8
+            Which images they are of.
+        rows : ndarray of shape (n, *shape), float32
+            Their activations, at most `room`; not to be changed afterwards.
+
+        Raises
+        ------
+        InvalidInputError
+            If a finite value exceeds the range of the stored dtype.
+        """
+        if rows.shape[1:] != self.layout.shape:
+            raise ValueError(f"Rows of shape {rows.shape[1:]} do not fit {self.layout.shape}.")
+        if len(rows) != len(digests) or len(rows) > self.room:
+            raise ValueError(f"{len(rows)} rows, {len(digests)} digests and room for {self.room}.")
+        if not digests.any(axis=1).all():
+            raise ValueError("An all-zero digest marks an empty row and cannot name an image.")
+        stored = to_stored(rows, self.layout.dtype)
+        self._digests.append(digests)
+        self._stats.append(row_statistics(stored))
+        self._encoder.add(stored)
+        self.n_rows += len(rows)
+
+    def publish(self, blobs: Blobs, *, run: str, first_guess: int) -> int:
+        """Write the rows and make them visible.
+
+        Parameters
+        ----------
+        blobs : Blobs
+            The store.
+        run : str
+            The run's id.
+        first_guess : int
+            A slot number that is probably free.
+
+        Returns
+        -------
+        int
+            The slot's number. When this returns, the rows survive a crash.
+        """
+        layout = self.layout
+        shard = self._encoder.finish()
+        checksum = xxhash.xxh3_64()
+        for piece in shard:
+            checksum.update(piece)
+        nbytes = sum(len(piece) for piece in shard)
+        companion = Companion(run, nbytes, checksum.intdigest()).to_bytes()
+        stats = np.zeros((layout.rows_per_slot, _layout.N_ROW_STATS))
+        stats[: self.n_rows] = np.concatenate(self._stats)
+        row_stats = with_crc(stats.astype("<f8").tobytes())
+        record = key_record(layout, np.concatenate(self._digests))
+        slot = first_guess
+        while True:
+            if not blobs.create(layout.slot_name(_layout.ACTIVATIONS, slot), *shard):
+                slot += 1
+                continue
+            # Companions of a number whose shard is ours can only be ours, or a sweeper's leftovers.
+            blobs.replace(layout.slot_name(_layout.ROW_STATS, slot), row_stats)
+            blobs.replace(layout.slot_name(_layout.RUN, slot), companion)
+            if blobs.create(layout.slot_name(_layout.IMAGE, slot), record):
+                return slot
+            slot += 1  # swept while we were slow: the number is spent
 
 
 def slot_numbers(names: Sequence[str]) -> list[int]:

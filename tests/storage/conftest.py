@@ -22,7 +22,23 @@ def rows_of(n: int, shape: tuple[int, ...], seed: int = 0) -> np.ndarray[Any, An
 
 def append(column: Column, digests: Any, rows: Any, dtype: str = "float32") -> None:
     dims = ("channel", "y", "x")[-(rows.ndim - 1) :]
-    column.append({"module": "test"}, dims, digests, [rows[:5], rows[5:]], dtype=dtype, run=RUN)
+    feature: dict[str, str] = {"module": "test"}
+    if len(rows) > 7:  # as a run does: rows come in batches
+        slot = None
+        for start in range(0, len(rows), 7):
+            part, names = rows[start : start + 7], digests[start : start + 7]
+            while len(part):
+                slot = slot or column.new_slot(feature, dims, part, dtype)
+                room = slot.room
+                slot.add(names[:room], part[:room])
+                part, names = part[room:], names[room:]
+                if not slot.room:
+                    column.publish(slot, RUN)
+                    slot = None
+        if slot:
+            column.publish(slot, RUN)
+    else:
+        column.append(feature, dims, digests, rows, dtype=dtype, run=RUN)
 
 
 @pytest.fixture
