@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -42,6 +42,37 @@ def weights_digest(state: Mapping[str, object]) -> str:
             digest.update(len(piece).to_bytes(8, "little"))
             digest.update(piece)
     return digest.hexdigest()
+
+
+def network_state(module: torch.nn.Module) -> dict[str, Any]:
+    """Return what a network holds, whatever it would save.
+
+    Networks of users may leave parameters out of their state dict, as those who train a part of
+    a network do, or write others into it. This is the state dict of one that does not.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network.
+
+    Returns
+    -------
+    dict
+        Names to tensors; equal to ``module.state_dict()`` where nobody changed that method, a
+        hook of it or ``_save_to_state_dict``.
+    """
+    state: dict[str, Any] = {}
+    for name, part in module.named_modules(remove_duplicate=False):
+        prefix = f"{name}." if name else ""
+        # Quantised modules know best how to unpack what they hold.
+        part._save_to_state_dict(state, prefix, False)
+        held = {**part._parameters, **part._buffers}
+        for key, tensor in held.items():
+            if tensor is not None and key not in part._non_persistent_buffers_set:
+                state[prefix + key] = tensor
+        if type(part).get_extra_state is not torch.nn.Module.get_extra_state:
+            state[f"{prefix}_extra_state"] = part.get_extra_state()
+    return state
 
 
 def tensor_pieces(tensor: torch.Tensor, name: str) -> Iterator[bytes | memoryview]:

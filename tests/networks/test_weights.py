@@ -1,9 +1,10 @@
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 
 from featurestore.errors import IdentityError
-from featurestore.networks.weights import weights_digest
+from featurestore.networks.weights import network_state, weights_digest
 
 
 def test_golden_digests_never_change():
@@ -86,3 +87,68 @@ def test_counters_of_batches_are_part_of_the_weights():
     before = weights_digest(norm.state_dict())
     norm(torch.rand(2, 3, 4, 4))
     assert weights_digest(norm.state_dict()) != before
+
+
+class Secretive(nn.Module):
+    def __init__(self, gain):
+        super().__init__()
+        self.back, self.head = nn.Linear(2, 2), nn.Linear(2, 2)
+        nn.init.constant_(self.back.weight, gain)
+
+
+class Saving(Secretive):
+    def state_dict(self, *args, **kwargs):
+        return self.head.state_dict(*args, **kwargs)
+
+
+class Inside(Secretive):
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        destination[f"{prefix}gain"] = torch.ones(1)
+
+    def __init__(self, gain):
+        super().__init__(gain)
+        self.register_buffer("gain", torch.full((1,), float(gain)))
+
+
+def hooked(gain):
+    network = Secretive(gain)
+
+    def drop(_module, state, prefix, _metadata):
+        for name in [name for name in state if "back" in name]:
+            del state[name]
+
+    network.register_state_dict_post_hook(drop)
+    return network
+
+
+@pytest.mark.parametrize("make", [Saving, Inside, hooked])
+def test_weights_that_a_network_does_not_save_count(make):
+    digests = []
+    for gain in (1, 2, 1):
+        torch.manual_seed(0)
+        digests.append(weights_digest(network_state(nn.Sequential(make(gain)))))
+    assert digests[0] == digests[2] != digests[1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_state_of_ordinary_networks_is_their_state_dict():
+    shared = nn.Linear(2, 2)
+    torch.backends.quantized.engine, before = "qnnpack", torch.backends.quantized.engine
+    try:
+        quantised = models.quantization.mobilenet_v2(weights=None, quantize=True)
+    finally:
+        torch.backends.quantized.engine = before
+    norm = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    tables = nn.Module()
+    tables.register_buffer("kept", torch.ones(2))
+    tables.register_buffer("left", torch.ones(2), persistent=False)
+    for network in (
+        nn.Sequential(shared, shared, nn.BatchNorm1d(2), norm),
+        nn.MultiheadAttention(4, 2),
+        models.resnet18(weights=None),
+        quantised,
+        tables,
+    ):
+        state = network.state_dict()
+        assert sorted(network_state(network)) == sorted(state)
+        assert weights_digest(network_state(network)) == weights_digest(state)

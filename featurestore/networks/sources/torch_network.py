@@ -23,7 +23,7 @@ from featurestore.networks.sources.numeric import (
 from featurestore.networks.sources.probe import probe_modules
 from featurestore.networks.spec import ModelRecord
 from featurestore.networks.structure import structure_digest
-from featurestore.networks.weights import weights_digest
+from featurestore.networks.weights import network_state, weights_digest
 from featurestore.options import get_options
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class TorchNetwork:
             If its owner trained, edited or replaced a part of it since.
         """
         parts = []
-        if weights_digest(self.module.state_dict()) != self.spec.weights:
+        if weights_digest(network_state(self.module)) != self.spec.weights:
             parts.append("weights")
         if structure_digest(self.module) != self.spec.structure:
             parts.append("structure")

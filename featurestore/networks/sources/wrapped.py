@@ -12,7 +12,7 @@ from featurestore.networks.sources.presets import resolve_transform
 from featurestore.networks.sources.torch_network import TorchNetwork
 from featurestore.networks.spec import ModelSpec
 from featurestore.networks.structure import structure_digest
-from featurestore.networks.weights import weights_digest
+from featurestore.networks.weights import network_state, weights_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +70,7 @@ def wrap(
         architecture=f"{kind.__module__}.{kind.__qualname__}",
         arguments={},
         structure=structure_digest(module),
-        weights=weights_digest(module.state_dict()),
+        weights=weights_digest(network_state(module)),
         preprocessing=transform.to_json(),
     )
     return TorchNetwork(
