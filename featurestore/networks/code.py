@@ -10,12 +10,9 @@ import sysconfig
 import textwrap
 import types
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from featurestore.errors import IdentityError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _STDLIB = Path(sysconfig.get_paths()["stdlib"]).resolve()
 
@@ -75,48 +72,47 @@ def is_users_module(module: types.ModuleType) -> bool:
         True for scripts and notebooks too.
     """
     file = getattr(module, "__file__", None)
-    return module.__name__ == "__main__" if file is None else not _is_installed(file)
+    return module.__name__ == "__main__" if file is None else not is_installed(file)
 
 
 @functools.cache
-def _is_installed(file: str) -> bool:
+def is_installed(file: str) -> bool:
+    """Say whether a file belongs to the standard library or to an installed package.
+
+    Parameters
+    ----------
+    file : str
+        Of a Python module or of code.
+
+    Returns
+    -------
+    bool
+        False for scripts and notebooks too.
+    """
     path = Path(file)
     packages = {"site-packages", "dist-packages"} & set(path.parts)
     return bool(packages) or path.resolve().is_relative_to(_STDLIB) or path.suffix == ".so"
 
 
-def names_in(code: types.CodeType) -> Iterator[str]:
-    """List the names of globals and attributes that code uses.
-
-    Parameters
-    ----------
-    code : code
-        Of a function; functions inside it count.
-
-    Yields
-    ------
-    str
-        A name, perhaps again.
-    """
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from names_in(constant)
-
-
-def cell_value(cell: types.CellType) -> object:
+def cells_of(function: types.FunctionType) -> list[object]:
     """Return what a function closes over.
 
     Parameters
     ----------
-    cell : cell
-        One of its ``__closure__``.
+    function : function
+        A Python function.
 
     Returns
     -------
-    object
-        ``None`` if nothing was assigned yet.
+    list
+        ``None`` where nothing was assigned yet; without the class that ``super()`` needs, which
+        is described where it stands.
     """
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    return [_cell_value(cell) for name, cell in cells if name != "__class__"]
+
+
+def _cell_value(cell: types.CellType) -> object:
     try:
         return cell.cell_contents
     except ValueError:  # not assigned yet
@@ -147,7 +143,7 @@ def source_digest(function: types.FunctionType, where: str) -> str:
     # among what it closes over.
     code = function.__code__
     anonymous = code.co_name == "<lambda>"
-    if not anonymous and _is_installed(code.co_filename):
+    if not anonymous and is_installed(code.co_filename):
         return code.co_qualname
     try:
         text = textwrap.dedent(inspect.getsource(code))

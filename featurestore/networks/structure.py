@@ -14,11 +14,13 @@ import torch
 from torch import nn
 
 from featurestore.canonical import digest_of
-from featurestore.networks.code import qualified_name
+from featurestore.networks.code import is_users, qualified_name
 from featurestore.networks.spelling import Speller
-from featurestore.networks.weights import weights_digest
+from featurestore.networks.weights import network_state, weights_digest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from featurestore.typing import Json
 
 # What nn.Module itself keeps: registries, hooks, and the training flag.
@@ -63,22 +65,35 @@ def describe(module: nn.Module) -> Json:
     JSON-able
         One entry per registered name; a module registered twice is described once.
     """
-    named = list(module.named_modules(remove_duplicate=False))
     first: dict[int, str] = {}
+    named = list(module.named_modules(remove_duplicate=False))
     for name, part in named:
         first.setdefault(id(part), name)
     speller = Speller(first, _describe_hidden)
+    described = _describe_all(named, speller)
+    registries = [getattr(nn.modules.module, f"_global{registry}") for registry in _HOOKS]
+    everywhere = [hook for registry in registries for hook in registry.values()]
+    if everywhere:  # torch.nn.modules.module.register_module_forward_hook
+        described.append(["everywhere", speller.value(everywhere, "a forward hook of all modules")])
+    return described
+
+
+def _describe_all(named: Sequence[tuple[str, nn.Module]], speller: Speller) -> list[Json]:
     return [
         [name, _describe_part(part, name, speller)]
-        if first[id(part)] == name
-        else [name, ["same", first[id(part)]]]
+        if speller.modules[id(part)] == name
+        else [name, ["same", speller.modules[id(part)]]]
         for name, part in named
     ]
 
 
-def _describe_hidden(module: nn.Module) -> Json:
-    # Not registered, so its weights are not in the network's state dict either.
-    return [describe(module), weights_digest(module.state_dict())]
+def _describe_hidden(module: nn.Module, called: str, speller: Speller) -> Json:
+    # Not registered, so its weights are not in the network's state dict either. Its parts are
+    # named before any is described, as they may refer to each other.
+    named = [(f"{called}: {name}", part) for name, part in module.named_modules()]
+    for name, part in named:
+        speller.modules.setdefault(id(part), name)
+    return [_describe_all(named, speller), weights_digest(network_state(module))]
 
 
 def _describe_part(part: nn.Module, name: str, speller: Speller) -> Json:
@@ -101,7 +116,7 @@ def _describe_part(part: nn.Module, name: str, speller: Speller) -> Json:
 
 def _attributes(part: nn.Module, where: str, speller: Speller) -> Json:
     if isinstance(part, torch.fx.GraphModule):
-        return {"code": part.code}
+        return _traced(part, where, speller)
     left_out = _PLUMBING | _CACHES.get(qualified_name(type(part)), frozenset())
     kept: dict[str, Any] = {
         name: value for name, value in vars(part).items() if name not in left_out
@@ -110,3 +125,16 @@ def _attributes(part: nn.Module, where: str, speller: Speller) -> Json:
         name: speller.value(value, f"{where}, attribute {name!r}")
         for name, value in sorted(kept.items())
     }
+
+
+def _traced(part: torch.fx.GraphModule, where: str, speller: Speller) -> Json:
+    # The code says all that is installed; the user's functions and constants it only names.
+    called = {str(node.target): node.target for node in part.graph.nodes if callable(node.target)}
+    used: dict[str, Any] = {name: target for name, target in called.items() if is_users(target)} | {
+        name: value for name, value in vars(part).items() if isinstance(value, torch.Tensor)
+    }
+    spelled = {
+        _ADDRESS.sub("", name): speller.value(value, f"{where}, {name}")
+        for name, value in sorted(used.items())
+    }
+    return {"code": part.code, **({"used": spelled} if spelled else {})}
