@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -20,6 +21,7 @@ Extent: TypeAlias = "int | tuple[int, int]"
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 _PRESETS = "torchvision.transforms._presets"
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,9 @@ def preprocess(
             changes[name] = [float(value) for value in values]
     _require_consistent(changes)
     if transform is not None:
+        if id is None and published_parameters(transform) is not None:
+            # Known by its parameters, so what its owner makes of it later must not reach us.
+            transform = copy.deepcopy(transform)
         changes = _identified(transform, id, changes)
     elif id is not None:
         raise InvalidInputError(f"id={id!r} names a transform, and none was given.")
@@ -202,15 +207,30 @@ def published_parameters(transform: object) -> dict[str, Json] | None:
     -------
     dict or None
         Its class and every attribute; ``None`` for any other object.
+
+    Raises
+    ------
+    IdentityError
+        If it was changed in a way that its parameters do not tell.
     """
     kind = type(transform)
     if kind.__module__ != _PRESETS:
         return None
-    facts = {
-        name: value.value if isinstance(value, Enum) else value
+    facts: dict[str, Any] = {
+        name: value.value if isinstance(value, Enum) else copy.deepcopy(value)
         for name, value in sorted(vars(transform).items())
         if not name.startswith("_") and name != "training"
     }
+    changed = [name for name, value in facts.items() if callable(value)]
+    changed += [name for name in _HOOKS if vars(transform).get(name)]
+    changed += ["forward"] if getattr(kind, "forward").__module__ != _PRESETS else []  # noqa: B009
+    if changed:
+        raise IdentityError(
+            f"This {kind.__qualname__} does more than its parameters say: "
+            f"{', '.join(changed)} was set. Name it: fs.preprocess(transform, id='v1') "
+            "(fs.wrap: preprocess_id='v1'), and change the id whenever the code changes.",
+            changed=changed,
+        )
     return {"class": f"torchvision.{kind.__qualname__}", **facts}
 
 

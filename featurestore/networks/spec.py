@@ -177,9 +177,11 @@ class ModelRecord:
             if module.name == name:
                 return module
         names = [module.name for module in self.modules]
+        wrapped = self.spec.source == "wrapped"  # which no name leads to
+        given = "<the wrapped network>" if wrapped else repr(self.label)
         raise ModuleNotFoundInModelError(
             f"{self.label} has no module {name!r}.{did_you_mean(name, names)} "
-            f"List its {len(names)} modules with fs.modules({self.label!r}).",
+            f"List its {len(names)} modules with fs.modules({given}).",
             module=name,
             model=self.label,
             choices=names,

@@ -7,7 +7,12 @@ from PIL import Image
 from torch import nn
 from torchvision import models
 
-from featurestore.errors import IdentityError, InvalidInputError
+from featurestore.errors import (
+    IdentityError,
+    InvalidInputError,
+    ModuleNotFoundInModelError,
+    WeightsChangedError,
+)
 from featurestore.networks.network import is_network
 from featurestore.networks.preprocess import preprocess
 from featurestore.networks.sources.wrapped import wrap
@@ -96,3 +101,75 @@ def test_the_environment_names_versions():
     versions = wrapped().environment()
     assert versions["torch"] == torch.__version__
     assert set(versions) >= {"torch", "pillow"}
+
+
+def published():
+    return models.ResNet18_Weights.IMAGENET1K_V1.transforms()
+
+
+@pytest.mark.parametrize("as_given", [lambda t: t, preprocess], ids=["itself", "preprocess"])
+def test_a_preset_that_its_owner_changes_later_is_not_what_is_used(as_given):
+    preset = published()
+    given = as_given(preset)
+    network = wrapped(preprocess=given, preprocess_id=None)
+    key, picture = network.spec.key, Image.effect_noise((300, 200), 90).convert("RGB")
+    preset.mean[0], preset.std = 9.0, [1.0, 1.0, 1.0]
+    assert network.spec.key == key
+    np.testing.assert_array_equal(network.transform(picture), published()(picture).numpy())
+    network.require_unchanged()
+    network.preprocessing.function.mean = [0.0, 0.0, 0.0]
+    with pytest.raises(WeightsChangedError, match="preprocessing"):
+        network.require_unchanged()
+
+
+def test_a_preset_changed_inside_a_preprocess_is_noticed():
+    given = preprocess(published())
+    given.transform.mean = [0.0, 0.0, 0.0]
+    with pytest.raises(IdentityError, match="changed after"):
+        wrapped(preprocess=given, preprocess_id=None)
+
+
+def with_hook(preset):
+    preset.register_forward_hook(lambda _m, _i, out: out * 2)
+
+
+def with_forward(preset):
+    preset.forward = lambda image: image
+
+
+@pytest.mark.parametrize("change", [with_hook, with_forward])
+def test_a_preset_that_does_more_than_its_parameters_say_needs_an_id(change):
+    preset = published()
+    change(preset)
+    with pytest.raises(IdentityError, match="preprocess_id='v1'"):
+        wrapped(preprocess=preset, preprocess_id=None)
+
+
+CONFIG = {"gain": 1.0}
+
+
+class Gained(TinyNetwork):
+    def forward(self, x):
+        return super().forward(x) * CONFIG["gain"]
+
+
+def test_a_global_that_changes_after_wrapping_is_noticed(monkeypatch):
+    network = wrapped(Gained())
+    network.require_unchanged()
+    monkeypatch.setitem(CONFIG, "gain", 2.0)
+    with pytest.raises(WeightsChangedError, match="structure"):
+        network.require_unchanged()
+    assert wrapped(Gained()).spec.key != network.spec.key
+
+
+def test_a_preprocessing_that_fails_names_the_model_and_what_it_was_given():
+    with pytest.raises(
+        InvalidInputError, match=r"'?net'? failed on a RGB picture .*Zero"
+    ) as raised:
+        wrapped(preprocess=lambda _image: 1 / 0)
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
+
+
+def test_an_unknown_module_points_at_the_wrapped_network():
+    with pytest.raises(ModuleNotFoundInModelError, match=r"fs\.modules\(<the wrapped network>\)"):
+        wrapped().record.module("nope")

@@ -81,7 +81,15 @@ def resolve_transform(
     changes = {name: value for name, value in (changes or {}).items() if name != "decode"}
     if own is not None:
         inner: Any = changes.get("transform")
-        return image_transform(own, inner or changes, decode)
+        if inner is None:
+            return image_transform(own, changes, decode, label)
+        kept = copy.deepcopy(own)
+        if published_parameters(kept) != inner:
+            raise IdentityError(
+                f"The transform given for {label} was changed after fs.preprocess(...) looked at "
+                "it; call fs.preprocess again."
+            )
+        return image_transform(kept, inner, decode, label)
     if "id" in changes or "transform" in changes:
         raise InvalidInputError(
             f"{label} was asked for with a transform of the user's own, which did not come along."
@@ -97,7 +105,7 @@ def resolve_transform(
             f"What the preprocessing of {label}, {type(preset).__qualname__}, does cannot be told "
             "from outside; pass preprocess=fs.preprocess(transform, id=…)."
         )
-    return image_transform(function, {**parameters, **first}, decode)
+    return image_transform(function, {**parameters, **first}, decode, label)
 
 
 def adapt(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from featurestore.errors import InvalidInputError, WeightsChangedError
+from featurestore.errors import FeatureStoreError, InvalidInputError, WeightsChangedError
 from featurestore.networks.sources.capture import Catch
 from featurestore.networks.sources.numeric import (
     memory_errors,
@@ -96,6 +96,8 @@ class TorchNetwork:
             parts.append("weights")
         if structure_digest(self.module) != self.spec.structure:
             parts.append("structure")
+        if not self.preprocessing.is_unchanged():
+            parts.append("preprocessing")
         if parts:
             raise WeightsChangedError(
                 f"The {' and '.join(parts)} of {self.label} changed since fs.wrap(...) looked at "
@@ -224,6 +226,19 @@ class TorchNetwork:
                 backend.engine = before
 
 
+@contextmanager
+def _forward_errors(label: str) -> Iterator[None]:
+    """Name the network in whatever its own code raises."""
+    try:
+        yield
+    except FeatureStoreError:
+        raise
+    except Exception as err:  # whatever a network's code raises
+        raise InvalidInputError(
+            f"{label} failed in its forward pass: {type(err).__name__}: {err}"
+        ) from err
+
+
 class TorchSession:
     """A torch network on a device; see `featurestore.networks.network.Session`.
 
@@ -275,7 +290,8 @@ class TorchSession:
         DeviceMemoryError
             If the device has not enough memory for this batch.
         InvalidInputError
-            If the batch has the wrong shape, or a module answers otherwise than it was probed.
+            If the batch has the wrong shape, the network fails on it, or a module answers
+            otherwise than it was probed.
         """
         if batch.shape[1:] != self._network.input_shape:
             raise InvalidInputError(
@@ -284,7 +300,7 @@ class TorchSession:
             )
         catch = Catch([tap for tap, _ in self._taps])
         numeric = self._network._numeric(self._place, self._precision, self._n_threads)
-        with memory_errors(self._place), numeric:
+        with _forward_errors(self._network.label), memory_errors(self._place), numeric:
             # A copy, so that a network that works in place cannot change the caller's batch.
             images = torch.tensor(batch, dtype=self._network._dtype, device=self._place)
             catch.run(self._network.module, images)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from PIL import Image as PilImage
 
-from featurestore.errors import InvalidInputError
+from featurestore.errors import FeatureStoreError, InvalidInputError
+from featurestore.networks.preprocess import published_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,6 +35,8 @@ class ImageTransform:
     decode: DecodePolicy
     shape: tuple[int, ...]
     """Of one preprocessed image."""
+    label: str = field(default="this model", compare=False)
+    """The model, for messages."""
 
     def __call__(self, image: PilImage.Image) -> NDArray[np.float32]:
         """Turn a decoded image into the network's input.
@@ -48,13 +51,31 @@ class ImageTransform:
         ndarray of shape `shape`, float32
             The network's input.
         """
-        values = _apply(self.function, image)
+        values = _apply(self.function, image, self.label)
         if values.shape != self.shape:
             raise InvalidInputError(
                 f"The preprocessing made {values.shape} of a picture of {image.size} pixels; the "
                 f"network takes {self.shape}. Give a fixed size with fs.preprocess(size=…)."
             )
         return values
+
+    def is_unchanged(self) -> bool:
+        """Say whether a published transform still is what it is known by.
+
+        Returns
+        -------
+        bool
+            True for a callable of the user's, which is known by its id.
+
+        Raises
+        ------
+        IdentityError
+            If somebody hooked into it.
+        """
+        if "class" not in self.parameters:
+            return True
+        found = published_parameters(getattr(self.function, "preset", self.function)) or {}
+        return all(self.parameters.get(name) == value for name, value in found.items())
 
     def to_json(self) -> dict[str, Json]:
         """Return what stands in `ModelSpec.preprocessing`.
@@ -68,7 +89,10 @@ class ImageTransform:
 
 
 def image_transform(
-    function: Callable[[Any], Any], parameters: Mapping[str, Json], decode: DecodePolicy
+    function: Callable[[Any], Any],
+    parameters: Mapping[str, Json],
+    decode: DecodePolicy,
+    label: str = "this model",
 ) -> ImageTransform:
     """Find the input's shape by trying a transform on two pictures.
 
@@ -80,6 +104,8 @@ def image_transform(
         What it does, as JSON.
     decode : DecodePolicy
         How pictures are decoded before.
+    label : str
+        The model, for messages.
 
     Returns
     -------
@@ -89,16 +115,16 @@ def image_transform(
     Raises
     ------
     InvalidInputError
-        If pictures of different sizes give inputs of different sizes.
+        If it fails, or pictures of different sizes give inputs of different sizes.
     """
-    shapes = [_apply(function, _trial(size)).shape for size in _TRIAL_SIZES]
+    shapes = [_apply(function, _trial(size), label).shape for size in _TRIAL_SIZES]
     if shapes[0] != shapes[1]:
         raise InvalidInputError(
             f"This preprocessing keeps the picture's own size (it made {shapes[0]} and "
             f"{shapes[1]} of two pictures), and activations of different shapes are no table. "
             "Choose one: preprocess=fs.preprocess(size=(height, width)).",
         )
-    return ImageTransform(function, parameters, decode, shapes[0])
+    return ImageTransform(function, parameters, decode, shapes[0], label)
 
 
 def _trial(size: tuple[int, int]) -> PilImage.Image:
@@ -107,9 +133,19 @@ def _trial(size: tuple[int, int]) -> PilImage.Image:
     return PilImage.fromarray((rows % 256).astype(np.uint8))
 
 
-def _apply(function: Callable[[Any], Any], image: PilImage.Image) -> NDArray[np.float32]:
+def _apply(
+    function: Callable[[Any], Any], image: PilImage.Image, label: str
+) -> NDArray[np.float32]:
     with torch.no_grad(), torch.device("cpu"):
-        made = function(image)
+        try:
+            made = function(image)
+        except (FeatureStoreError, MemoryError):
+            raise
+        except Exception as err:  # whatever a user's callable raises
+            raise InvalidInputError(
+                f"The preprocessing of {label} failed on a {image.mode} picture of "
+                f"{image.width} x {image.height} pixels: {type(err).__name__}: {err}"
+            ) from err
     if isinstance(made, torch.Tensor):
         made = made.detach().cpu().numpy()
     if not isinstance(made, np.ndarray):
