@@ -23,6 +23,8 @@ State = OrderedDict[str, Any]
 _NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 # What DataParallel and torch.compile put before every name.
 _PREFIXES = ("module.", "_orig_mod.")
+# Running averages of the weights, which some trainers keep beside them.
+_AVERAGES = ("ema", "model_ema", "state_dict_ema", "ema_state_dict", "model_ema_state_dict")
 _HEADS = (torch.nn.Linear, torch.nn.Conv2d)
 _N_LISTED = 5
 
@@ -77,12 +79,12 @@ def unwrap(content: object, path: Path) -> State:
     Raises
     ------
     InvalidInputError
-        If there is none.
+        If there is none, or several.
     """
-    nest = _nest(content)
+    nest = _nest(content, path)
     while nest is not None:
         content = nest
-        nest = _nest(content)
+        nest = _nest(content, path)
     if not isinstance(content, Mapping) or not _has_tensors(content):
         found = f"the keys {list(content)[:8]}" if isinstance(content, Mapping) else type(content)
         raise InvalidInputError(
@@ -190,8 +192,8 @@ def resize_outputs(module: torch.nn.Module, state: Mapping[str, Any]) -> int | N
     """Give a network's classifiers as many classes as a checkpoint has.
 
     Only where nothing else can be meant: every tensor of another shape belongs to a linear or
-    convolutional module, and differs in the number of outputs, everywhere from the same number
-    to the same other.
+    convolutional module, all of whose tensors differ in the number of outputs alone, everywhere
+    from the same number to the same other, and the network's last module is one of them.
 
     Parameters
     ----------
@@ -215,7 +217,16 @@ def resize_outputs(module: torch.nn.Module, state: Mapping[str, Any]) -> int | N
     heads = [module.get_submodule(name.rpartition(".")[0]) for name, _, _ in shapes]
     counts = {(old[:1], new[:1]) for _, old, new in shapes}
     outputs_only = all(old[1:] == new[1:] for _, old, new in shapes)
-    if len(counts) != 1 or not outputs_only or not all(type(head) in _HEADS for head in heads):
+    differing = {name for name, _, _ in shapes}
+    # What comes last is a classifier; a wrong file may well differ in a module further in.
+    last = next(reversed(dict(module.named_parameters())), "")
+    whole = last in differing and all(
+        f"{name.rpartition('.')[0]}.{part}" in differing
+        for (name, _, _), head in zip(shapes, heads, strict=True)
+        for part, _ in head.named_parameters(recurse=False)
+    )
+    adapts = outputs_only and whole and all(type(head) in _HEADS for head in heads)
+    if len(counts) != 1 or not adapts:
         return None
     n_classes = int(shapes[0][2][0])
     for head in heads:
@@ -247,14 +258,31 @@ def _parse(data: bytes, path: Path) -> object:
             "torch.save(network.state_dict(), path), or as .safetensors."
         ) from err
     except Exception as err:  # what torch makes of garbage ranges from EOFError to IndexError
-        raise InvalidInputError(f"{str(path)!r} is no readable checkpoint: {err}") from err
+        # The unpickler's errors name what it stumbled over: a byte, or an empty stack.
+        reason = f" ({err})" if isinstance(err, RuntimeError) else ""
+        raise InvalidInputError(
+            f"{str(path)!r} is no readable checkpoint: torch.load cannot read it{reason}. It is "
+            "not complete, or not a file that torch.save wrote."
+        ) from err
 
 
-def _nest(content: object) -> Mapping[Any, Any] | None:
+def _nest(content: object, path: Path) -> Mapping[Any, Any] | None:
     if not isinstance(content, Mapping) or _has_tensors(content):
         return None
-    inner = [content.get(name) for name in _NESTS]
-    return next((value for value in inner if isinstance(value, Mapping) and value), None)
+    inner: dict[str, Mapping[Any, Any]] = {
+        name: content[name]
+        for name in (*_NESTS, *_AVERAGES)
+        if isinstance(content.get(name), Mapping) and content[name]
+    }
+    if len(inner) > 1:
+        key = next(iter(inner))
+        raise InvalidInputError(
+            f"The checkpoint {str(path)!r} holds several sets of weights: "
+            f"{', '.join(map(repr, inner))}. Save the one that you mean on its own: "
+            f"torch.save(checkpoint[{key!r}], path).",
+            keys=list(inner),
+        )
+    return next(iter(inner.values()), None)
 
 
 def _without_prefix(state: State, prefix: str) -> State:

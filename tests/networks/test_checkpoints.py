@@ -285,3 +285,32 @@ def test_unknown_weights_suggest_near_misses():
         registry.load(registry.request("resnet50", weights="IMAGENET1K_V3"))
     names = registry.load_source("torchvision").weights_names("resnet50")
     assert names == ["IMAGENET1K_V2", "IMAGENET1K_V1"]
+
+
+def test_a_file_that_is_no_checkpoint_is_told_in_words(tmp_path):
+    path = tmp_path / "notes.pth"
+    path.write_text("epoch 3\n")
+    with pytest.raises(InvalidInputError, match=r"torch\.load cannot read it|run code"):
+        load(path)
+    path.write_text("epoch 3, loss 0.1\n" * 9)
+    with pytest.raises(InvalidInputError, match=r"that torch\.save wrote|run code"):
+        load(path)
+
+
+@pytest.mark.parametrize("more", [(), ("features.0.bias",)], ids=["weight", "module"])
+def test_only_classifiers_are_adapted_to_a_file(more, network, tmp_path):
+    state = dict(network.state_dict())
+    for name in ("features.0.weight", *more):
+        state[name] = torch.zeros(3, *state[name].shape[1:])
+    path = save(state, tmp_path / "narrow.pth")
+    expected = r"shape \(features\.0\.weight \(3, 3, 3, 3\) for \(64, 3, 3, 3\)"
+    with pytest.raises(InvalidInputError, match=expected) as raised:
+        load(path)
+    assert len(raised.value.shapes) == 1 + len(more)
+
+
+@pytest.mark.parametrize("pair", [("model", "model_ema"), ("state_dict", "state_dict_ema")])
+def test_a_file_with_several_sets_of_weights_is_not_chosen_from(pair, network, tmp_path):
+    path = save(dict.fromkeys(pair, network.state_dict()), tmp_path / "both.pth")
+    with pytest.raises(InvalidInputError, match=f"'{pair[0]}', '{pair[1]}'"):
+        load(path)
