@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from featurestore.errors import InvalidInputError
 from featurestore.networks import registry
 from featurestore.networks.sources.probe import probe_image
 from featurestore.networks.spec import ModelRecord, probe_mismatch
@@ -141,7 +142,7 @@ class SourceTests:
         before = _n_hooks(network)
         bomb = network.module.register_forward_pre_hook(_explode)
         try:
-            with pytest.raises(ZeroDivisionError):
+            with pytest.raises(InvalidInputError, match="ZeroDivisionError"):
                 _forward(network, self.taps(network), self.batch(network))
         finally:
             bomb.remove()
