@@ -31,7 +31,7 @@ class Batch:
     images: NDArray[np.intp]
     """Positions in the image set of the first rows; the rest is padding."""
     inputs: NDArray[np.float32]
-    """Array of shape (batch_size, *input_shape)."""
+    """Array of shape (batch_size, *input_shape); overwritten by the next batch."""
 
 
 @dataclass(slots=True)
@@ -102,6 +102,7 @@ def iterate_batches(
         return _Loaded(np.asarray(transform(decoded.image), np.float32), decoded.notes)
 
     held: list[tuple[int, _Loaded]] = []
+    memory: NDArray[np.float32] | None = None
     pool = ThreadPoolExecutor(n_workers, thread_name_prefix="featurestore-decode")
     try:
         for position, future in _ahead(pool, load, wanted, BATCHES_AHEAD * batch_size + n_workers):
@@ -109,10 +110,11 @@ def iterate_batches(
             if loaded is not None:
                 held.append((position, loaded))
             if len(held) == batch_size:
-                yield _batch(held, batch_size)
+                memory = _batch_memory(held, batch_size, memory)
+                yield _batch(held, memory)
                 held = []
         if held:
-            yield _batch(held, batch_size)
+            yield _batch(held, _batch_memory(held, batch_size, memory))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -149,9 +151,18 @@ def _result(
     return loaded
 
 
-def _batch(held: list[tuple[int, _Loaded]], batch_size: int) -> Batch:
+def _batch_memory(
+    held: list[tuple[int, _Loaded]], batch_size: int, memory: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """Return memory for a batch: that of the last one, whose pages are there already."""
+    shape = (batch_size, *held[0][1].inputs.shape)
+    if memory is None or memory.shape != shape:
+        return np.empty(shape, np.float32)
+    return memory
+
+
+def _batch(held: list[tuple[int, _Loaded]], inputs: NDArray[np.float32]) -> Batch:
     first = held[0][1].inputs
-    inputs = np.empty((batch_size, *first.shape), np.float32)
     for number, (_, loaded) in enumerate(held):
         inputs[number] = loaded.inputs
     inputs[len(held) :] = first

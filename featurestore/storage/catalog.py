@@ -51,6 +51,8 @@ class Catalog:
         self.mode = mode
         self._columns: dict[str, Column] = {}
         self._is_marked = False
+        self.published: set[str] = set()
+        """Image sets that this process has seen whole in the store."""
 
     def require_writable(self, what: str) -> None:
         """Raise unless the store may be written; make it, if this is the first write.

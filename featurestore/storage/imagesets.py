@@ -41,8 +41,11 @@ def publish_images(catalog: Catalog, images: ImageSet) -> None:
         What was asked for.
     """
     record = images.to_record()
+    if images.key in catalog.published:
+        return
     path = _layout.document_path("imagesets", images.key)
     if catalog.read(path) is not None:
+        catalog.published.add(images.key)
         return
     catalog.require_writable("the images' names")
     document: dict[str, Json] = {
@@ -52,6 +55,7 @@ def publish_images(catalog: Catalog, images: ImageSet) -> None:
         "record": record,
     }
     records.create(catalog.blobs, path, document)
+    catalog.published.add(images.key)
 
 
 def list_image_sets(catalog: Catalog) -> list[ImageSetInfo]:
