@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
@@ -76,11 +75,6 @@ class Wanted:
     def key(self) -> str:
         """The feature key."""
         return self.feature.key
-
-    @property
-    def row_nbytes(self) -> int:
-        """Size of one stored row, uncompressed [bytes]."""
-        return math.prod(self.shape) * (2 if self.feature.dtype == "float16" else 4)
 
     @property
     def full(self) -> FeatureSpec | None:

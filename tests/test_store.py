@@ -33,6 +33,7 @@ from featurestore.errors import (
 )
 from featurestore.networks.sources.torch_network import TorchSession
 from featurestore.storage import reader
+from featurestore.storage.column import Column
 from featurestore.testing.tiny import TinyNetwork, tiny_network, tiny_transform
 
 
@@ -246,6 +247,24 @@ def test_an_interrupted_run_keeps_what_is_done_and_resumes_with_the_same_bits(
     assert plan.n_missing == 8
     resumed = store.get(tiny_network(), "features.0", images, batch_size=4)
     np.testing.assert_array_equal(resumed.values, whole.values)
+
+
+def test_a_disk_that_fills_up_while_stopping_is_not_hidden_by_the_stop(store, folder, monkeypatch):
+    real, calls = TorchSession.forward, []
+
+    def interrupt(session, batch):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(session, batch)
+
+    def full(*_words, **_options):
+        raise DiskSpaceError("full")
+
+    monkeypatch.setattr(TorchSession, "forward", interrupt)
+    monkeypatch.setattr(Column, "publish", full)
+    with pytest.raises(DiskSpaceError, match="full"):
+        store.get(tiny_network(), "features.0", folder, batch_size=4)
 
 
 def test_unreadable_images_lose_nobody_else_and_are_all_named(store, folder):

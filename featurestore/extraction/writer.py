@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,7 +45,7 @@ class _Item:
     columns: Sequence[int]
     """Which column each output is for."""
     run: str
-    nbytes: int = field(default=0)
+    nbytes: int
 
 
 class SlotWriter:
@@ -102,7 +102,8 @@ class SlotWriter:
             self._closing = True
             self._changed.notify_all()
         self._join()
-        if self._error is not None and error is None:
+        # Also while another error is on its way, such as Ctrl-C: what it says is kept is not.
+        if self._error is not None and self._error is not error:
             raise self._error
 
     def put(
@@ -170,7 +171,7 @@ class SlotWriter:
                 return self._queue.popleft()
             if self._closing:
                 return None
-        return _Item(np.empty((0, 16), np.uint8), (), (), self._run)
+        return _Item(np.empty((0, 16), np.uint8), (), (), self._run, 0)
 
     def _take(self, item: _Item) -> None:
         if item.run != self._run:
