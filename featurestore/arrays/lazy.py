@@ -61,8 +61,8 @@ class StoredRows:
             try:
                 return self._read(images, selection)
             except DamagedRowsError:
-                # What was damaged is a miss from now on, so every round has fewer rows to try:
-                # another copy serves, or the next look-up finds none and says so.
+                # What was damaged is a miss from now on, and what was moved is found where it is
+                # now: another copy serves, or the next look-up finds none and says so.
                 continue
 
     def _read(self, images: NDArray[np.intp], selection: Selection) -> NDArray[Any]:

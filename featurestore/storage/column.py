@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurestore.errors import CorruptDataError
+from featurestore.errors import CorruptDataError, DiskSpaceError, ReadOnlyError
 from featurestore.storage import layout as _layout
 from featurestore.storage import records
-from featurestore.storage.index import ColumnIndex, damage_path, read_damage
+from featurestore.storage.index import ColumnIndex, read_damage, write_damage
 from featurestore.storage.metadata import group_metadata, spell_metadata
-from featurestore.storage.reader import DamagedRowsError, read_rows
+from featurestore.storage.reader import DamagedRowsError, RowsMovedError, read_rows
 from featurestore.storage.slots import Companion, SlotBuilder, compresses, slot_numbers, to_stored
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Column:
 
     def __init__(self, blobs: Blobs, key: str, *, writable: bool) -> None:
         self.key = _layout.require_key(key)
-        self._blobs = blobs
+        self.blobs = blobs
         self._writable = writable
         self._lock = threading.Lock()
         self._layout: ColumnLayout | None = None
@@ -56,7 +56,7 @@ class Column:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Lazy arrays travel to dask workers; the index is derived and read anew there.
-        return (_reopen, (self._blobs, self.key, self._writable))
+        return (_reopen, (self.blobs, self.key, self._writable))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Column:
         """Return itself: a view of the store has nothing of its own to copy."""
@@ -66,18 +66,17 @@ class Column:
     def layout(self) -> ColumnLayout | None:
         """The column's shape, or ``None`` while it has never held a row."""
         if self._layout is None:
-            path = _layout.document_path("layouts", self.key)
-            try:
-                document = records.read(self._blobs, path)
-            except CorruptDataError:
-                if not self._writable:
-                    raise
-                _log.warning("%s was damaged and is set aside", path)
-                records.set_aside(self._blobs, path)
-                document = None
+            document = self._read_layout()
             if document is not None:
                 self._adopt(_layout.ColumnLayout.from_json(document))
         return self._layout
+
+    @property
+    def index(self) -> ColumnIndex:
+        """Which image is in which row; only of a column that has a layout."""
+        if self.layout is None or self._index is None:
+            raise ValueError(f"Column {self.key} has no layout yet.")
+        return self._index
 
     def lookup(self, digests: NDArray[np.uint8], *, refresh: bool = True) -> NDArray[np.int64]:
         """Find the rows of images.
@@ -123,7 +122,7 @@ class Column:
             Sum of file sizes [bytes], unpublished leftovers included.
         """
         folder = f"{_layout.column_path(self.key)}/{_layout.ACTIVATIONS}"
-        return sum(info.nbytes for info in self._blobs.list(folder))
+        return sum(info.nbytes for info in self.blobs.list(folder))
 
     def new_slot(
         self,
@@ -163,7 +162,7 @@ class Column:
             The run's id.
         """
         guess = self._free_slot(slot.layout)
-        number = slot.publish(self._blobs, run=run, first_guess=guess)
+        number = slot.publish(self.blobs, run=run, first_guess=guess)
         self._next_slot = number + 1
         self._advertise(slot.layout, number + 1)
 
@@ -220,34 +219,42 @@ class Column:
         ------
         DamagedRowsError
             If some rows are damaged. They are marked, and are misses from then on.
+        RowsMovedError
+            If they were moved meanwhile: look them up again.
         """
-        layout = self.layout
+        layout, index = self.layout, self.index
         assert layout is not None
         try:
-            return read_rows(self._blobs, layout, rows, selection, companion=self.companion)
+            return read_rows(self.blobs, layout, rows, selection, companion=self.companion)
         except DamagedRowsError as err:
-            for slot, (positions, reason) in err.damage.items():
-                self._mark_damaged(slot, positions, reason)
+            # Compaction and `drop` take data away; that is not damage.
+            moved = index.moved({slot: bad for slot, (bad, _) in err.damage.items()})
+            for slot in err.damage.keys() - moved:
+                self._mark_damaged(slot, *err.damage[slot])
+            if moved:
+                raise RowsMovedError(err.damage) from err
             raise
 
-    def companion(self, slot: int) -> Companion | None:
+    def companion(self, slot: int, anew: bool = False) -> Companion | None:
         """Return who wrote a slot and what its shard must look like.
 
         Parameters
         ----------
         slot : int
             The slot's number.
+        anew : bool
+            Whether to read it again: a restored backup brings other companions.
 
         Returns
         -------
         Companion or None
             ``None`` if it is missing or damaged; the shard has checksums of its own.
         """
-        known = self._companions.get(slot)
+        known = None if anew else self._companions.get(slot)
         layout = self.layout
         if known is None and layout is not None:
             try:
-                data = self._blobs.get(layout.slot_name(_layout.RUN, slot))
+                data = self.blobs.get(layout.slot_name(_layout.RUN, slot))
             except FileNotFoundError:
                 return None
             known = Companion.from_bytes(data)
@@ -258,7 +265,7 @@ class Column:
     def _adopt(self, layout: ColumnLayout) -> None:
         with self._lock:
             if self._layout is None:
-                self._index = ColumnIndex(self._blobs, layout)
+                self._index = ColumnIndex(self.blobs, layout)
                 self._layout = layout
 
     def _require_layout(
@@ -275,7 +282,7 @@ class Column:
                 compressed=compresses(to_stored(rows, dtype)),
             )
             path = _layout.document_path("layouts", self.key)
-            document = records.create(self._blobs, path, proposed.to_json())
+            document = records.create(self.blobs, path, proposed.to_json())
             layout = _layout.ColumnLayout.from_json(document)  # the winner's, whoever it is
             self._adopt(layout)
         return layout
@@ -287,7 +294,7 @@ class Column:
         taken = [-1]
         for array in (_layout.ACTIVATIONS, _layout.IMAGE):
             folder = f"{_layout.column_path(layout.key)}/{array}"
-            taken += slot_numbers([info.name for info in self._blobs.list(folder)])
+            taken += slot_numbers([info.name for info in self.blobs.list(folder)])
         return max(taken) + 1
 
     def _advertise(self, layout: ColumnLayout, n_slots: int) -> None:
@@ -303,11 +310,11 @@ class Column:
             self._advertised = -(-n_slots // step) * step
             for folder, metadata in group_metadata(layout, self._advertised).items():
                 path = f"{base}/{folder}/zarr.json" if folder else f"{base}/zarr.json"
-                self._blobs.replace(path, spell_metadata(metadata))
+                self.blobs.replace(path, spell_metadata(metadata))
 
     def _read_advertised(self, layout: ColumnLayout) -> int:
         try:
-            group = json.loads(self._blobs.get(f"{_layout.column_path(layout.key)}/zarr.json"))
+            group = json.loads(self.blobs.get(f"{_layout.column_path(layout.key)}/zarr.json"))
             run = group["consolidated_metadata"]["metadata"][_layout.RUN]
             return int(run["shape"][0])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -316,15 +323,46 @@ class Column:
     def _mark_damaged(self, slot: int, positions: frozenset[int], reason: str) -> None:
         layout = self.layout
         assert layout is not None
-        assert self._index is not None
         _log.warning(
             "column %s: %d rows of slot %d are damaged: %s", self.key, len(positions), slot, reason
         )
-        self._index.mark_damaged(slot, positions)
         if self._writable:
-            marked = sorted(positions | read_damage(self._blobs, layout, slot))
-            marker = json.dumps({"rows": marked, "reason": reason}).encode()
-            self._blobs.replace(damage_path(layout, slot), marker)
+            try:
+                known = read_damage(self.blobs, layout, slot)
+                write_damage(self.blobs, layout, slot, positions | known, reason)
+            except (ReadOnlyError, DiskSpaceError) as err:
+                _log.warning("the damage is remembered by this process only: %s", err)
+            else:
+                return  # what a marker says, another process can withdraw
+        self.index.mark_damaged(slot, positions)
+
+    def _read_layout(self) -> dict[str, Any] | None:
+        path = _layout.document_path("layouts", self.key)
+        damage: CorruptDataError | None = None
+        try:
+            document = records.read(self.blobs, path)
+        except CorruptDataError as err:
+            document, damage = None, err
+        if document is not None:
+            return document
+        # Another layout than the first one would make its slots unreadable.
+        copy = self._layout_in_metadata()
+        if not self._writable:
+            if copy is None and damage is not None:
+                raise damage
+            return copy
+        if damage is not None:
+            _log.warning("%s was damaged and is set aside", path)
+            records.set_aside(self.blobs, path)
+        return None if copy is None else records.create(self.blobs, path, copy)
+
+    def _layout_in_metadata(self) -> dict[str, Any] | None:
+        path = f"{_layout.column_path(self.key)}/zarr.json"
+        try:
+            group = json.loads(self.blobs.get(path))
+            return records.parse(json.dumps(group["attributes"]["featurestore"]).encode(), path)
+        except (FileNotFoundError, ValueError, KeyError, TypeError, CorruptDataError):
+            return None
 
 
 def _reopen(blobs: Blobs, key: str, writable: bool) -> Column:

@@ -13,7 +13,7 @@ from featurestore.storage.slots import slot_numbers, without_crc
 from featurestore.typing import DIGEST_NBYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -40,12 +40,19 @@ class ColumnIndex:
         self._lock = threading.Lock()
         self._records: dict[int, tuple[str, NDArray[np.uint8]]] = {}
         self._damage: dict[int, tuple[str, frozenset[int]]] = {}
+        self._own_marks: dict[int, frozenset[int]] = {}
         self._sorted: tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64]] | None = None
 
-    @property
-    def n_slots(self) -> int:
-        """One more than the highest slot number with a key record."""
-        return 1 + max(self._records, default=-1)
+    def records(self) -> dict[int, NDArray[np.uint8]]:
+        """Return the key records by slot number, tombstones included.
+
+        Returns
+        -------
+        dict of ndarray of shape (rows_per_slot, 16), uint8
+            As of the last refresh; zeros mark empty rows.
+        """
+        with self._lock:
+            return {slot: self._records[slot][1] for slot in sorted(self._records)}
 
     def refresh(self) -> None:
         """Read the key records and damage markers that are new or changed."""
@@ -102,6 +109,32 @@ class ColumnIndex:
         with self._lock:
             return self._live()
 
+    def moved(self, rows: Mapping[int, Iterable[int]]) -> set[int]:
+        """Look again whether rows are still in their slots.
+
+        Parameters
+        ----------
+        rows : mapping of int to iterable of int
+            Slot number to rows within the slot that could not be read.
+
+        Returns
+        -------
+        set of int
+            Slots that were compacted, dropped or replaced meanwhile.
+        """
+        before = {slot: self._records.get(slot, ("", None))[1] for slot in rows}
+        self.refresh()
+        moved = set()
+        for slot, positions in rows.items():
+            record = self._records.get(slot, ("", None))[1]
+            if (
+                record is None
+                or record is not before[slot]
+                or not record[list(positions)].any(axis=1).all()
+            ):
+                moved.add(slot)
+        return moved
+
     def mark_damaged(self, slot: int, positions: Iterable[int]) -> None:
         """Leave rows of a slot out from now on, in this process only.
 
@@ -113,8 +146,19 @@ class ColumnIndex:
             Rows within the slot.
         """
         with self._lock:
-            version, known = self._damage.get(slot, ("", frozenset()))
-            self._damage[slot] = (version, known | frozenset(positions))
+            self._own_marks[slot] = self._own_marks.get(slot, frozenset()) | frozenset(positions)
+            self._sorted = None
+
+    def unmark_damaged(self, slot: int) -> None:
+        """Forget what this process found damaged in a slot; what a marker says stands.
+
+        Parameters
+        ----------
+        slot : int
+            The slot's number.
+        """
+        with self._lock:
+            self._own_marks.pop(slot, None)
             self._sorted = None
 
     def damaged(self, slot: int) -> frozenset[int]:
@@ -130,7 +174,7 @@ class ColumnIndex:
         frozenset of int
             Positions within the slot.
         """
-        return self._damage.get(slot, ("", frozenset()))[1]
+        return self._damage.get(slot, ("", frozenset()))[1] | self._own_marks.get(slot, frozenset())
 
     def _read_new_records(self) -> dict[int, str]:
         folder = f"{_layout.column_path(self._layout.key)}/{_layout.IMAGE}"
@@ -143,6 +187,7 @@ class ColumnIndex:
                 record = self._read_record(slot)
                 if record is not None:  # else unpublished: looked at again at the next refresh
                     self._records[slot] = (info.version, record)
+                    self._own_marks.pop(slot, None)  # they were about another file
                     self._sorted = None
                     seen[slot] = info.version
         for slot in self._records.keys() - seen.keys():
@@ -168,15 +213,13 @@ class ColumnIndex:
                 continue
             slot = int(info.name)
             seen[slot] = info.version
-            version, known = self._damage.get(slot, ("", frozenset()))
-            if version != info.version:
+            if self._damage.get(slot, ("", None))[0] != info.version:
                 rows = read_damage(self._blobs, self._layout, slot)
-                self._damage[slot] = (info.version, known | rows)
+                self._damage[slot] = (info.version, rows)
                 self._sorted = None
-        for slot, (version, _) in list(self._damage.items()):
-            if version and slot not in seen:  # withdrawn; marks of this process alone stay
-                del self._damage[slot]
-                self._sorted = None
+        for slot in self._damage.keys() - seen.keys():  # withdrawn
+            del self._damage[slot]
+            self._sorted = None
         return seen
 
     def _live(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -225,6 +268,32 @@ def read_damage(blobs: Blobs, layout: ColumnLayout, slot: int) -> frozenset[int]
         return frozenset(int(n) for n in json.loads(data)["rows"])
     except (ValueError, KeyError, TypeError):
         return frozenset(range(layout.rows_per_slot))
+
+
+def write_damage(
+    blobs: Blobs, layout: ColumnLayout, slot: int, positions: Iterable[int], reason: str
+) -> None:
+    """Write a damage marker, in place of the one that may be there.
+
+    Parameters
+    ----------
+    blobs : Blobs
+        The store.
+    layout : ColumnLayout
+        The column.
+    slot : int
+        The slot's number.
+    positions : iterable of int
+        Rows within the slot; none withdraws the marker.
+    reason : str
+        What is wrong with them.
+    """
+    rows = sorted(positions)
+    path = damage_path(layout, slot)
+    if rows:
+        blobs.replace(path, json.dumps({"rows": rows, "reason": reason}).encode())
+    else:
+        blobs.delete(path)
 
 
 def damage_path(layout: ColumnLayout, slot: int) -> str:

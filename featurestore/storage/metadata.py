@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from featurestore.storage import records
 from featurestore.storage.layout import (
     ACTIVATIONS,
     IMAGE,
@@ -82,7 +83,8 @@ def group_metadata(layout: ColumnLayout, n_slots: int) -> dict[str, dict[str, An
     group = {
         "zarr_format": 3,
         "node_type": "group",
-        "attributes": {"featurestore": layout.to_json()},
+        # A second copy of the layout, with its checksum: slots cannot be read without it.
+        "attributes": {"featurestore": records.with_checksum(layout.to_json())},
         "consolidated_metadata": {
             "kind": "inline",
             "must_understand": False,

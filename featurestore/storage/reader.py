@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from featurestore.storage.layout import ColumnLayout
     from featurestore.storage.slots import Companion
 
+    Companions: TypeAlias = Callable[[int, bool], Companion | None]
+
 Selection: TypeAlias = tuple[slice, ...]
 """Which part of each row: one slice with step 1 per axis."""
 
@@ -45,6 +47,10 @@ class DamagedRowsError(Exception):
     def __init__(self, damage: Mapping[int, tuple[frozenset[int], str]]) -> None:
         super().__init__(damage)
         self.damage = dict(damage)
+
+
+class RowsMovedError(DamagedRowsError):
+    """Some rows were compacted or dropped meanwhile; look them up again."""
 
 
 class _BadChunkError(Exception):
@@ -68,7 +74,7 @@ def read_rows(
     rows: NDArray[np.int64],
     selection: Selection | None = None,
     *,
-    companion: Callable[[int], Companion | None],
+    companion: Companions,
 ) -> NDArray[Any]:
     """Read rows of a column.
 
@@ -83,7 +89,8 @@ def read_rows(
     selection : tuple of slice, optional
         Which part of each row; only the chunks it touches are read.
     companion : callable
-        Slot number to its companion, or ``None`` if that is missing.
+        Slot number, and whether to ask the disk again, to its companion, or ``None`` if that is
+        missing.
 
     Returns
     -------
@@ -109,10 +116,10 @@ def read_rows(
     damage: dict[int, tuple[frozenset[int], str]] = {}
 
     def read(task: _SlotTask) -> None:
-        bad = _read_slot(blobs, layout, task, selection, out, companion)
+        bad = _read_slot(blobs, layout, task, selection, out, companion(task.slot, False))
         if bad:
             time.sleep(CONFIRM_AFTER_S)
-            bad = _read_slot(blobs, layout, task, selection, out, companion)
+            bad = _read_slot(blobs, layout, task, selection, out, companion(task.slot, True))
         if bad:
             damage[task.slot] = (frozenset(bad), next(iter(bad.values())))
 
@@ -152,14 +159,14 @@ def _read_slot(
     task: _SlotTask,
     selection: Selection,
     out: NDArray[Any],
-    companion: Callable[[int], Companion | None],
+    companion: Companion | None,
 ) -> dict[int, str]:
     """Read the wanted rows of one slot into the output; returns bad positions with reasons."""
     path = layout.slot_name(_layout.ACTIVATIONS, task.slot)
     blocks = np.unique(task.positions // layout.chunk_rows)
     pieces = _pieces(layout, selection)
     try:
-        shard = _Shard(blobs, path, layout, companion(task.slot))
+        shard = _Shard(blobs, path, layout, companion)
         straight = not layout.compressed and pieces[0].whole
         shard.prepare(0 if straight else len(blocks) * len(pieces))
     except _BadChunkError as err:

@@ -34,8 +34,24 @@ def spell(document: Mapping[str, Json]) -> bytes:
     bytes
         Indented JSON with the checksum as its last member.
     """
-    checked = {**document, "checksum": _checksum(document)}
+    checked = with_checksum(document)
     return json.dumps(checked, ensure_ascii=False, indent=1, allow_nan=False).encode("utf-8")
+
+
+def with_checksum(document: Mapping[str, Json]) -> dict[str, Json]:
+    """Add the checksum that `parse` looks for.
+
+    Parameters
+    ----------
+    document : mapping
+        JSON-able, without ``"checksum"``.
+
+    Returns
+    -------
+    dict
+        The document with its checksum.
+    """
+    return {**document, "checksum": _checksum(document)}
 
 
 def parse(data: bytes, where: str) -> dict[str, Any]:
