@@ -55,6 +55,9 @@ class ModuleRow:
     """Activations per image."""
     nbytes: int
     """Size of one image's activations in float32 [bytes]."""
+    flops: int
+    """Floating-point operations inside it per image, a multiplication and an addition counting
+    as two; 0 if there are none, or they are not known."""
     problem: str
     """Why it cannot be kept; empty if it can."""
 
@@ -148,7 +151,8 @@ def modules(
 ) -> ModuleTable:
     """List the modules of a model and what keeping each costs.
 
-    Runs two small batches, so that shapes are measured and not guessed.
+    Runs three small batches, so that shapes are measured and not guessed. A row's `flops`, which
+    the table leaves out for width, are what the module costs to run.
 
     Parameters
     ----------
@@ -238,7 +242,15 @@ def _row(module: ModuleInfo) -> ModuleRow:
     n_values = 0 if output is None else output.n_values
     nbytes = n_values * FLOAT32_NBYTES
     return ModuleRow(
-        module.name, module.type, dims, shape, module.n_calls, n_values, nbytes, problem
+        name=module.name,
+        type=module.type,
+        dims=dims,
+        shape=shape,
+        n_calls=module.n_calls,
+        n_values=n_values,
+        nbytes=nbytes,
+        flops=module.flops,
+        problem=problem,
     )
 
 

@@ -140,6 +140,12 @@ class ModuleInfo:
     n_parameters: int
     outputs: tuple[OutputInfo, ...]
     """Every tensor of every call, in order of execution; empty if it is never called."""
+    flops: int = 0
+    """Floating-point operations of all its calls for one image, a multiplication and an addition
+    counting as two; 0 if there are none, or they are not known."""
+    flops_until: int = 0
+    """The same from the network's input to the end of its last call, which is what it costs to
+    compute its output again."""
 
     @property
     def n_calls(self) -> int:
@@ -207,6 +213,8 @@ class ModuleInfo:
             "type": self.type,
             "n_parameters": self.n_parameters,
             "outputs": [output.to_json() for output in self.outputs],
+            "flops": self.flops,
+            "flops_until": self.flops_until,
         }
 
     @classmethod
@@ -228,4 +236,6 @@ class ModuleInfo:
             type=str(facts["type"]),
             n_parameters=int(facts["n_parameters"]),
             outputs=tuple(OutputInfo.from_json(output) for output in facts["outputs"]),
+            flops=int(facts.get("flops", 0)),  # the first records had none
+            flops_until=int(facts.get("flops_until", 0)),
         )

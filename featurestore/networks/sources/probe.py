@@ -15,6 +15,7 @@ from torch import nn
 
 from featurestore.networks.sources.axes import name_axes
 from featurestore.networks.sources.capture import Hooks, tensors_in
+from featurestore.networks.sources.flops import Cost, count_flops
 from featurestore.networks.taps import ModuleInfo, OutputInfo
 
 if TYPE_CHECKING:
@@ -113,7 +114,12 @@ def probe_modules(
             if np.isfinite(values).all():
                 fingerprints[name] = values
     names = [*second.order, *(name for name in parts if name not in set(second.order))]
-    modules = tuple(_module_info(name, parts[name], second, infos) for name in names)
+    # Last, so that being counted cannot change what was seen.
+    costs = count_flops(module, torch.tensor(images[0][None], dtype=dtype))
+    modules = tuple(
+        _module_info(name, parts[name], second, infos, costs.get(name, Cost(0, 0)))
+        for name in names
+    )
     return ProbeFacts(modules, {name: fingerprints[name] for name in names if name in fingerprints})
 
 
@@ -246,10 +252,16 @@ def _fingerprint(seen: _Seen, axis: int) -> tuple[float, ...]:
 
 
 def _module_info(
-    name: str, part: nn.Module, found: _Pass, infos: Mapping[tuple[str, _Key], OutputInfo]
+    name: str,
+    part: nn.Module,
+    found: _Pass,
+    infos: Mapping[tuple[str, _Key], OutputInfo],
+    cost: Cost,
 ) -> ModuleInfo:
     outputs = tuple(infos[name, key] for key in found.seen.get(name, {}))
     if not outputs and name in found.silent:
         outputs = (OutputInfo(0, (), (), (), problem="it returns no tensor"),)
     n_parameters = sum(p.numel() for p in part.parameters())
-    return ModuleInfo(name, type(part).__name__, n_parameters, outputs)
+    return ModuleInfo(
+        name, type(part).__name__, n_parameters, outputs, flops=cost.inside, flops_until=cost.until
+    )
