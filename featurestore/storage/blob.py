@@ -6,23 +6,28 @@ is the commit primitive: it succeeds for exactly one of any number of writers, w
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import stat
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from featurestore.errors import DiskSpaceError, ReadOnlyError
+from featurestore.errors import DiskSpaceError, ReadOnlyError, StoreNotFoundError
+from featurestore.storage import disk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from io import FileIO
     from typing import TypeAlias
 
     Buffer: TypeAlias = bytes | memoryview
 
 MAX_BUFFERS = 1024  # IOV_MAX
+
+MAX_ATTEMPTS = 3  # a temporary file is swept after days; twice in one write means something else
 
 TEMPORARY_PREFIX = ".tmp."
 
@@ -42,6 +47,8 @@ class BlobInfo:
     nbytes: int
     version: str
     """Changes whenever the content may have changed."""
+    modified: float
+    """When it was last written, by the storage's clock [s since 1970]."""
 
 
 class Blobs(Protocol):
@@ -61,6 +68,18 @@ class Blobs(Protocol):
 
     def list(self, folder: str) -> list[BlobInfo]:
         """List the blobs right under a folder; none if there is no folder."""
+        ...
+
+    def folders(self, folder: str) -> list[str]:
+        """List the names of the folders right under a folder."""
+        ...
+
+    def leftovers(self, folder: str) -> list[BlobInfo]:
+        """List what writers that were killed, or are still at it, left right under a folder."""
+        ...
+
+    def now(self) -> float:
+        """Return the time by the storage's own clock [s since 1970]."""
         ...
 
     def create(self, path: str, *parts: bytes | memoryview) -> bool:
@@ -87,6 +106,8 @@ class LocalBlobs:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
+        self._was_there = self.root.is_dir()
+        self._settled: set[Path] = set()
 
     def __repr__(self) -> str:
         return f"LocalBlobs({str(self.root)!r})"
@@ -172,22 +193,57 @@ class LocalBlobs:
         list of BlobInfo
             In no particular order, without leftovers of writers that were killed.
         """
-        found = []
+        return [info for info in self._scan(folder) if not _is_temporary(info.name)]
+
+    def folders(self, folder: str) -> list[str]:
+        """List the names of the folders right under a folder.
+
+        Parameters
+        ----------
+        folder : str
+            Which folder.
+
+        Returns
+        -------
+        list of str
+            Sorted; none if there is no such folder.
+        """
         try:
             with os.scandir(self.root / folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith(TEMPORARY_PREFIX):
-                        continue
-                    try:
-                        stat = entry.stat()
-                    except FileNotFoundError:
-                        continue  # removed while we looked
-                    # The inode alone can be reused and the time alone can be copied.
-                    version = f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"
-                    found.append(BlobInfo(entry.name, stat.st_size, version))
+                return sorted(entry.name for entry in entries if entry.is_dir())
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return found
+
+    def leftovers(self, folder: str) -> list[BlobInfo]:
+        """List temporary files right under a folder: of writers that were killed, or still write.
+
+        Parameters
+        ----------
+        folder : str
+            Which folder.
+
+        Returns
+        -------
+        list of BlobInfo
+            Their names; with the folder in front, `delete` takes them.
+        """
+        return [info for info in self._scan(folder) if _is_temporary(info.name)]
+
+    def now(self) -> float:
+        """Return the time by the storage's own clock, which a file server need not share with us.
+
+        Returns
+        -------
+        float
+            In the units of `BlobInfo.modified` [s since 1970].
+        """
+        temporary = _temporary_in(self.root)
+        try:
+            with self._explaining():
+                _write_file(disk.open_new(temporary), temporary, [b"now"])
+                return temporary.stat().st_mtime
+        finally:
+            _remove_quietly(temporary)
 
     def create(self, path: str, *parts: bytes | memoryview) -> bool:
         """Write a blob unless one of that path exists.
@@ -205,20 +261,7 @@ class LocalBlobs:
             Whether this call wrote it. Afterwards a blob of that path exists and is durable.
         """
         target = self.root / path
-
-        def publish(temporary: Path) -> bool:
-            try:
-                os.link(temporary, target)
-            except FileExistsError:
-                # A lost reply from a file server looks the same; then the file is ours.
-                return temporary.stat().st_nlink == 2
-            except OSError as err:
-                if err.errno not in _NO_LINKS:
-                    raise
-                return _create_exclusively(target, parts)
-            return True
-
-        return self._write(target, parts, publish)
+        return self._write(target, parts, lambda temporary: _publish_new(temporary, target))
 
     def replace(self, path: str, data: bytes | memoryview) -> None:
         """Write a blob, whether or not one exists.
@@ -231,12 +274,7 @@ class LocalBlobs:
             Its content.
         """
         target = self.root / path
-
-        def publish(temporary: Path) -> bool:
-            temporary.replace(target)
-            return True
-
-        self._write(target, (data,), publish)
+        self._write(target, (data,), lambda temporary: _publish_over(temporary, target))
 
     def delete(self, path: str) -> None:
         """Remove a blob, if it is there.
@@ -246,14 +284,96 @@ class LocalBlobs:
         path : str
             Which blob.
         """
-        (self.root / path).unlink(missing_ok=True)
+        with self._explaining():
+            disk.unlink(self.root / path)
+
+    def _scan(self, folder: str) -> list[BlobInfo]:
+        found = []
+        try:
+            with os.scandir(self.root / folder) as entries:
+                for entry in entries:
+                    try:
+                        facts = entry.stat()
+                    except FileNotFoundError:
+                        continue  # removed while we looked
+                    if not stat.S_ISREG(facts.st_mode):
+                        continue
+                    # The inode alone can be reused and the time alone can be copied.
+                    version = f"{facts.st_ino}-{facts.st_mtime_ns}-{facts.st_size}"
+                    found.append(BlobInfo(entry.name, facts.st_size, version, facts.st_mtime))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return found
 
     def _write(
         self, target: Path, parts: Sequence[Buffer], publish: Callable[[Path], bool]
     ) -> bool:
         """Write beside the target, make it durable, then publish it under its name."""
+        folder = target.parent
+        with self._explaining():
+            for attempt in range(1, MAX_ATTEMPTS + 1):
+                temporary = _temporary_in(folder)
+                descriptor = self._open_new(temporary)
+                try:
+                    _write_file(descriptor, temporary, parts)
+                    done = publish(temporary)
+                except FileNotFoundError:
+                    # Swept as a leftover while this process was stopped.
+                    if temporary.exists() or attempt == MAX_ATTEMPTS:
+                        _remove_quietly(temporary)
+                        raise
+                    continue
+                except BaseException:
+                    _remove_quietly(temporary)
+                    raise
+                disk.sync_folder(folder)
+                self._settle(folder)
+                self._was_there = True
+                return done
+        raise AssertionError("the last attempt returns or raises")
+
+    def _open_new(self, temporary: Path) -> int:
         try:
-            return _write_beside(target, self.root, parts, publish)
+            return disk.open_new(temporary)
+        except FileNotFoundError:
+            self._make_folder(temporary.parent)
+            return disk.open_new(temporary)
+
+    def _make_folder(self, folder: Path) -> None:
+        if self._was_there and not self.root.is_dir():
+            # Making it anew would begin an empty store beside the one that comes back.
+            raise StoreNotFoundError(
+                f"The store {self.root} was here and is gone: moved, deleted, or on a disk that is "
+                "no longer mounted. Bring it back and run the same call again, or open the path "
+                "again to begin a new store there.",
+                path=str(self.root),
+            )
+        missing = []
+        while not folder.exists():
+            missing.append(folder)
+            folder = folder.parent
+        for place in reversed(missing):
+            disk.mkdir(place)
+            self._settled.discard(place)
+            if place not in (self.root, *self.root.parents):
+                continue
+            disk.sync_folder(place.parent)
+
+    def _settle(self, folder: Path) -> None:
+        """Make a folder's own name durable: who made it may have been killed before that."""
+        if folder in self._settled:
+            return
+        if folder != self.root:
+            self._settle(folder.parent)
+            disk.sync_folder(folder.parent)
+        elif os.access(folder.parent, os.R_OK):  # else it is not ours to sync, nor did we make it
+            disk.sync_folder(folder.parent)
+        self._settled.add(folder)
+
+    @contextlib.contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as err:
             explained = _explained(err, self.root)
             if explained is None:
@@ -261,25 +381,68 @@ class LocalBlobs:
             raise explained from err
 
 
-def _write_beside(
-    target: Path, root: Path, parts: Sequence[Buffer], publish: Callable[[Path], bool]
-) -> bool:
-    folder = target.parent
-    temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+def _is_temporary(name: str) -> bool:
+    return name.startswith(TEMPORARY_PREFIX)
+
+
+def _temporary_in(folder: Path) -> Path:
+    return folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+
+
+def _write_file(descriptor: int, path: Path, parts: Sequence[Buffer]) -> None:
+    """Write a new file, make it durable and close it."""
     try:
-        descriptor = _open_new(temporary)
-    except FileNotFoundError:
-        _make_folder(folder, root)
-        descriptor = _open_new(temporary)
-    try:
-        with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123
-            _write_all(file.fileno(), parts)
-            os.fsync(file.fileno())
-        done = publish(temporary)
+        for part in parts:
+            view = memoryview(part).cast("B")
+            while view:
+                view = view[disk.write(descriptor, path, view) :]
+        disk.sync(descriptor, path)
     finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(folder)
+        os.close(descriptor)
+
+
+def _publish_new(temporary: Path, target: Path) -> bool:
+    try:
+        disk.link(temporary, target)
+        done = True
+    except FileExistsError:
+        # A lost reply from a file server looks the same; then the file is ours.
+        done = temporary.stat().st_nlink == 2
+    except OSError as err:
+        if err.errno not in _NO_LINKS:
+            raise
+        return _publish_without_links(temporary, target)
+    disk.unlink(temporary)
     return done
+
+
+def _publish_without_links(temporary: Path, target: Path) -> bool:
+    """Take the name by an empty file, then put the content there in one step.
+
+    Not one step in all, but safe: whoever reads between the two, or after a kill there, finds an
+    empty file, which is no document, no shard and no key record.
+    """
+    try:
+        os.close(disk.open_new(target))
+    except FileExistsError:
+        disk.unlink(temporary)
+        return False
+    try:
+        return _publish_over(temporary, target)
+    except BaseException:
+        _remove_quietly(target)  # or the name would be spent
+        raise
+
+
+def _publish_over(temporary: Path, target: Path) -> bool:
+    disk.rename(temporary, target)
+    return True
+
+
+def _remove_quietly(path: Path) -> None:
+    # On the way out with an error that matters more; what stays is swept one day.
+    with contextlib.suppress(OSError):
+        disk.unlink(path)
 
 
 def _explained(err: OSError, root: Path) -> Exception | None:
@@ -305,54 +468,3 @@ def _read_some(file: FileIO, start: int, outs: list[memoryview]) -> int:
         return os.preadv(file.fileno(), outs, start)
     file.seek(start)
     return file.readinto(outs[0])
-
-
-def _open_new(path: Path) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    return os.open(path, flags, 0o666)
-
-
-def _write_all(descriptor: int, parts: Sequence[Buffer]) -> None:
-    for part in parts:
-        view = memoryview(part).cast("B")
-        while view:
-            view = view[os.write(descriptor, view) :]
-
-
-def _create_exclusively(target: Path, parts: Sequence[Buffer]) -> bool:
-    # Not atomic, but safe: a shard is invisible until its key record is published, and a key
-    # record cut short fails its checksum and counts as unpublished.
-    try:
-        descriptor = _open_new(target)
-    except FileExistsError:
-        return False
-    with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123
-        _write_all(file.fileno(), parts)
-        os.fsync(file.fileno())
-    return True
-
-
-def _make_folder(folder: Path, root: Path) -> None:
-    missing = []
-    while not folder.exists():
-        missing.append(folder)
-        if folder == root:
-            break
-        folder = folder.parent
-    for path in reversed(missing):
-        path.mkdir(exist_ok=True, parents=path == root)
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    # A name is only durable once its folder is; Windows has no such call and needs none.
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as err:
-        if err.errno not in (errno.EINVAL, errno.ENOTSUP):  # folders that cannot be synced
-            raise
-    finally:
-        os.close(descriptor)

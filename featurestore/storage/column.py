@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+MAX_ADVERTISED = 2**40 // 256  # more slots than any disk holds
+
 
 class Column:
     """The rows of one feature, keyed by image digest. Safe to use from many threads.
@@ -164,7 +166,7 @@ class Column:
         guess = self._free_slot(slot.layout)
         number = slot.publish(self.blobs, run=run, first_guess=guess)
         self._next_slot = number + 1
-        self._advertise(slot.layout, number + 1)
+        self.advertise(number + 1)
 
     def append(
         self,
@@ -262,6 +264,48 @@ class Column:
                 self._companions[slot] = known
         return known
 
+    def advertise(self, n_slots: int, *, anew: bool = False) -> None:
+        """Let plain Zarr readers see slots: lengths are advisory and grow in steps.
+
+        Parameters
+        ----------
+        n_slots : int
+            One more than the highest slot's number.
+        anew : bool
+            Whether to write the metadata even if they seem to say so.
+        """
+        layout = self.layout
+        assert layout is not None
+        with self._lock:
+            if n_slots <= self._advertised and not anew:
+                return
+            base = _layout.column_path(layout.key)
+            known = max(self._advertised, self.advertised())
+            if n_slots <= known and not anew:
+                self._advertised = known
+                return
+            step = _layout.GROWTH_SLOTS
+            self._advertised = max(known, -(-n_slots // step) * step)
+            for folder, metadata in group_metadata(layout, self._advertised).items():
+                path = f"{base}/{folder}/zarr.json" if folder else f"{base}/zarr.json"
+                self.blobs.replace(path, spell_metadata(metadata))
+
+    def advertised(self) -> int:
+        """Return how many slots plain Zarr readers see.
+
+        Returns
+        -------
+        int
+            0 if the metadata are absent or damaged.
+        """
+        try:
+            group = json.loads(self.blobs.get(f"{_layout.column_path(self.key)}/zarr.json"))
+            n_slots = group["consolidated_metadata"]["metadata"][_layout.RUN]["shape"][0]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return 0
+        # A damaged number must not become the length for good.
+        return n_slots if type(n_slots) is int and 0 <= n_slots < MAX_ADVERTISED else 0
+
     def _adopt(self, layout: ColumnLayout) -> None:
         with self._lock:
             if self._layout is None:
@@ -296,29 +340,6 @@ class Column:
             folder = f"{_layout.column_path(layout.key)}/{array}"
             taken += slot_numbers([info.name for info in self.blobs.list(folder)])
         return max(taken) + 1
-
-    def _advertise(self, layout: ColumnLayout, n_slots: int) -> None:
-        """Let plain Zarr readers see the slot: lengths are advisory and grow in steps."""
-        with self._lock:
-            if n_slots <= self._advertised:
-                return
-            base = _layout.column_path(layout.key)
-            self._advertised = max(self._advertised, self._read_advertised(layout))
-            if n_slots <= self._advertised:
-                return
-            step = _layout.GROWTH_SLOTS
-            self._advertised = -(-n_slots // step) * step
-            for folder, metadata in group_metadata(layout, self._advertised).items():
-                path = f"{base}/{folder}/zarr.json" if folder else f"{base}/zarr.json"
-                self.blobs.replace(path, spell_metadata(metadata))
-
-    def _read_advertised(self, layout: ColumnLayout) -> int:
-        try:
-            group = json.loads(self.blobs.get(f"{_layout.column_path(layout.key)}/zarr.json"))
-            run = group["consolidated_metadata"]["metadata"][_layout.RUN]
-            return int(run["shape"][0])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return 0  # absent or damaged: written anew
 
     def _mark_damaged(self, slot: int, positions: frozenset[int], reason: str) -> None:
         layout = self.layout

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featurestore.storage import layout as _layout
-from featurestore.storage.slots import slot_numbers, without_crc
+from featurestore.storage.slots import read_key_record, slot_numbers
 from featurestore.typing import DIGEST_NBYTES
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class ColumnIndex:
                 if self._records.get(slot, ("", None))[0] == info.version:
                     seen[slot] = info.version
                     continue
-                record = self._read_record(slot)
+                record = read_key_record(self._blobs, self._layout, slot)
                 if record is not None:  # else unpublished: looked at again at the next refresh
                     self._records[slot] = (info.version, record)
                     self._own_marks.pop(slot, None)  # they were about another file
@@ -194,16 +194,6 @@ class ColumnIndex:
             del self._records[slot]  # a restored backup, or a store that was replaced
             self._sorted = None
         return seen
-
-    def _read_record(self, slot: int) -> NDArray[np.uint8] | None:
-        try:
-            data = self._blobs.get(self._layout.slot_name(_layout.IMAGE, slot))
-        except FileNotFoundError:
-            return None
-        payload = without_crc(data, self._layout.rows_per_slot * DIGEST_NBYTES)
-        if payload is None:
-            return None
-        return np.frombuffer(payload, np.uint8).reshape(-1, DIGEST_NBYTES)
 
     def _read_new_damage(self) -> dict[int, str]:
         folder = f"{_layout.column_path(self._layout.key)}/{_layout.DAMAGE}"

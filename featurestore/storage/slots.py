@@ -184,6 +184,75 @@ def key_record(layout: ColumnLayout, digests: NDArray[np.uint8]) -> bytes:
     return with_crc(record.tobytes())
 
 
+def read_key_record(blobs: Blobs, layout: ColumnLayout, slot: int) -> NDArray[np.uint8] | None:
+    """Read what `key_record` wrote.
+
+    Parameters
+    ----------
+    blobs : Blobs
+        The store.
+    layout : ColumnLayout
+        The column.
+    slot : int
+        The slot's number.
+
+    Returns
+    -------
+    ndarray of shape (rows_per_slot, 16), uint8, or None
+        Zeros for empty rows; ``None`` if there is none, or it is damaged: then the slot counts as
+        unpublished.
+    """
+    try:
+        data = blobs.get(layout.slot_name(_layout.IMAGE, slot))
+    except FileNotFoundError:
+        return None
+    payload = without_crc(data, layout.rows_per_slot * DIGEST_NBYTES)
+    if payload is None:
+        return None
+    return np.frombuffer(payload, np.uint8).reshape(-1, DIGEST_NBYTES)
+
+
+def statistics_companion(layout: ColumnLayout, stats: NDArray[np.float64]) -> bytes:
+    """Return the statistics of a slot's rows as their chunk is stored.
+
+    Parameters
+    ----------
+    layout : ColumnLayout
+        The column.
+    stats : ndarray of shape (n, 2), float64
+        As `row_statistics` returns them.
+
+    Returns
+    -------
+    bytes
+        One pair per row of the slot, zeros for empty rows, and a CRC-32C.
+    """
+    padded = np.zeros((layout.rows_per_slot, _layout.N_ROW_STATS), "<f8")
+    padded[: len(stats)] = stats
+    return with_crc(padded.tobytes())
+
+
+def read_statistics(layout: ColumnLayout, data: bytes) -> NDArray[np.float64] | None:
+    """Read what `statistics_companion` wrote.
+
+    Parameters
+    ----------
+    layout : ColumnLayout
+        The column.
+    data : bytes
+        The stored chunk.
+
+    Returns
+    -------
+    ndarray of shape (rows_per_slot, 2), float64, or None
+        ``None`` if it is damaged.
+    """
+    payload = without_crc(data, layout.rows_per_slot * _layout.N_ROW_STATS * 8)
+    if payload is None:
+        return None
+    return np.frombuffer(payload, "<f8").reshape(-1, _layout.N_ROW_STATS)
+
+
 def to_stored(rows: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     """Convert activations to the stored dtype.
 
@@ -295,9 +364,7 @@ class SlotBuilder:
             checksum.update(piece)
         nbytes = sum(len(piece) for piece in shard)
         companion = Companion(run, nbytes, checksum.intdigest()).to_bytes()
-        stats = np.zeros((layout.rows_per_slot, _layout.N_ROW_STATS))
-        stats[: self.n_rows] = np.concatenate(self._stats)
-        row_stats = with_crc(stats.astype("<f8").tobytes())
+        row_stats = statistics_companion(layout, np.concatenate(self._stats))
         record = key_record(layout, np.concatenate(self._digests))
         slot = first_guess
         while True:
