@@ -85,7 +85,7 @@ def check_slot(column: Column, slot: int, *, fast: bool) -> list[Finding]:
     list of Finding
         Nothing if all is well, or if the slot is a tombstone.
     """
-    layout = _require_layout(column)
+    layout = column.index.layout
     path = layout.slot_name(_layout.IMAGE, slot)
     record = read_key_record(column.blobs, layout, slot)
     if record is None:
@@ -173,7 +173,7 @@ def is_as_written(column: Column, slot: int, companion: Companion) -> bool:
         Whether every byte is as it was.
     """
     try:
-        data = column.blobs.get(_require_layout(column).slot_name(_layout.ACTIVATIONS, slot))
+        data = column.blobs.get(column.index.layout.slot_name(_layout.ACTIVATIONS, slot))
     except FileNotFoundError:
         return False
     return len(data) == companion.nbytes and xxhash.xxh3_64_intdigest(data) == companion.checksum
@@ -207,7 +207,7 @@ def check_metadata(column: Column) -> list[Finding]:
     list of Finding
         One at most.
     """
-    layout = _require_layout(column)
+    layout = column.index.layout
     base = _layout.column_path(column.key)
     n_slots = column.advertised()
     needed = 1 + max(_published_slots(column), default=-1)
@@ -247,14 +247,14 @@ def repair(column: Column, finding: Finding) -> Finding:
     Finding
         The same, saying whether it was mended.
     """
-    layout = _require_layout(column)
+    layout = column.index.layout
     blobs, slot = column.blobs, finding.slot
     if finding.problem in ("rows", "marker"):
         write_damage(blobs, layout, slot, finding.positions, finding.text)
         column.index.unmark_damaged(slot)
     elif finding.problem == "key record":
         # Spent for good: the number is not used again, and its rows are misses already.
-        blobs.replace(layout.slot_name(_layout.IMAGE, slot), key_record(layout, _NO_DIGESTS))
+        blobs.replace(layout.slot_name(_layout.IMAGE, slot), key_record(layout))
     elif finding.problem == "companion":
         data = blobs.get(layout.slot_name(_layout.ACTIVATIONS, slot))
         known = column.companion(slot, anew=True)
@@ -286,12 +286,3 @@ def _rewrite_statistics(column: Column, layout: ColumnLayout, slot: int) -> None
             stats[position] = row_statistics(values)[0]
     path = layout.slot_name(_layout.ROW_STATS, slot)
     column.blobs.replace(path, statistics_companion(layout, stats))
-
-
-def _require_layout(column: Column) -> ColumnLayout:
-    layout = column.layout
-    assert layout is not None
-    return layout
-
-
-_NO_DIGESTS = np.empty((0, 16), np.uint8)

@@ -36,7 +36,7 @@ class ColumnIndex:
 
     def __init__(self, blobs: Blobs, layout: ColumnLayout) -> None:
         self._blobs = blobs
-        self._layout = layout
+        self.layout = layout
         self._lock = threading.Lock()
         self._records: dict[int, tuple[str, NDArray[np.uint8]]] = {}
         self._damage: dict[int, tuple[str, frozenset[int]]] = {}
@@ -177,14 +177,14 @@ class ColumnIndex:
         return self._damage.get(slot, ("", frozenset()))[1] | self._own_marks.get(slot, frozenset())
 
     def _read_new_records(self) -> dict[int, str]:
-        folder = f"{_layout.column_path(self._layout.key)}/{_layout.IMAGE}"
+        folder = f"{_layout.column_path(self.layout.key)}/{_layout.IMAGE}"
         seen: dict[int, str] = {}
         for info in self._blobs.list(folder):
             for slot in slot_numbers([info.name]):
                 if self._records.get(slot, ("", None))[0] == info.version:
                     seen[slot] = info.version
                     continue
-                record = read_key_record(self._blobs, self._layout, slot)
+                record = read_key_record(self._blobs, self.layout, slot)
                 if record is not None:  # else unpublished: looked at again at the next refresh
                     self._records[slot] = (info.version, record)
                     self._own_marks.pop(slot, None)  # they were about another file
@@ -196,7 +196,7 @@ class ColumnIndex:
         return seen
 
     def _read_new_damage(self) -> dict[int, str]:
-        folder = f"{_layout.column_path(self._layout.key)}/{_layout.DAMAGE}"
+        folder = f"{_layout.column_path(self.layout.key)}/{_layout.DAMAGE}"
         seen: dict[int, str] = {}
         for info in self._blobs.list(folder):
             if not info.name.isdecimal():
@@ -204,7 +204,7 @@ class ColumnIndex:
             slot = int(info.name)
             seen[slot] = info.version
             if self._damage.get(slot, ("", None))[0] != info.version:
-                rows = read_damage(self._blobs, self._layout, slot)
+                rows = read_damage(self._blobs, self.layout, slot)
                 self._damage[slot] = (info.version, rows)
                 self._sorted = None
         for slot in self._damage.keys() - seen.keys():  # withdrawn
@@ -213,7 +213,7 @@ class ColumnIndex:
         return seen
 
     def _live(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        per_slot = self._layout.rows_per_slot
+        per_slot = self.layout.rows_per_slot
         digests = [np.empty((0, DIGEST_NBYTES), np.uint8)]
         rows = [np.empty(0, np.int64)]
         for slot in sorted(self._records):

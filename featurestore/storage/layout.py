@@ -35,6 +35,8 @@ _HEX = re.compile(r"[0-9a-f]{32}")
 
 ACTIVATIONS, ROW_STATS, RUN, IMAGE, DAMAGE = "activations", "row_stats", "run", "image", "damage"
 
+DOCUMENT_FOLDERS = ("models", "aliases", "runs", "imagesets", "layouts", "tags")
+
 N_ROW_STATS = 2  # mean, and centred sum of squares
 N_RUN_FIELDS = 4  # run id (high, low), size of the shard, checksum of the shard
 
@@ -67,7 +69,7 @@ def document_path(kind: str, key: str) -> str:
 
     Parameters
     ----------
-    kind : {"models", "aliases", "runs", "imagesets", "layouts"}
+    kind : {"models", "aliases", "runs", "imagesets", "layouts", "tags"}
         What it describes.
     key : str
         32 hex digits.

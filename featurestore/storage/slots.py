@@ -164,14 +164,14 @@ def row_statistics(rows: NDArray[Any]) -> NDArray[np.float64]:
     return stats
 
 
-def key_record(layout: ColumnLayout, digests: NDArray[np.uint8]) -> bytes:
+def key_record(layout: ColumnLayout, digests: NDArray[np.uint8] | None = None) -> bytes:
     """Return the key record of a slot.
 
     Parameters
     ----------
     layout : ColumnLayout
         The column.
-    digests : ndarray of shape (n, 16), uint8
+    digests : ndarray of shape (n, 16), uint8, optional
         Which images the rows are of; with none it is a tombstone.
 
     Returns
@@ -180,7 +180,8 @@ def key_record(layout: ColumnLayout, digests: NDArray[np.uint8]) -> bytes:
         One digest per row of the slot, zeros for empty rows, and a CRC-32C.
     """
     record = np.zeros((layout.rows_per_slot, DIGEST_NBYTES), np.uint8)
-    record[: len(digests)] = digests
+    if digests is not None:
+        record[: len(digests)] = digests
     return with_crc(record.tobytes())
 
 
