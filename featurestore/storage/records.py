@@ -1,7 +1,8 @@
 """Small JSON documents in a store, each carrying a checksum of itself.
 
 A flipped bit in a document must not become another shape, another model or another name, so a
-document whose checksum does not fit is damage, never data.
+document whose checksum does not fit is damage, never data. Nor is one that means nothing, whoever
+wrote it: see `featurestore.storage.schema`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,18 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from featurestore.canonical import canonical_json
-from featurestore.errors import CorruptDataError
+from featurestore.errors import CorruptDataError, IdentityError
+from featurestore.storage.schema import require_document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from featurestore.storage.blob import Blobs
     from featurestore.typing import Json
+
+# Far above what is written: a sparse file of terabytes must not be read into memory.
+MAX_NBYTES = 2**27
+MAX_IMAGE_SET_NBYTES = 2**31  # 20 million names
 
 
 def spell(document: Mapping[str, Json]) -> bytes:
@@ -72,13 +78,15 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
     Raises
     ------
     CorruptDataError
-        If it is not JSON or its checksum does not fit.
+        If it is not JSON, its checksum does not fit, or it means nothing.
+    FormatVersionError
+        If it was written in a newer format.
     """
     try:
         document = json.loads(data)
         checksum = document.pop("checksum")
         intact = checksum == _checksum(document)
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError, IdentityError):
         intact = False
     if not intact:
         raise CorruptDataError(
@@ -87,6 +95,7 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
             path=where,
             images=[],
         )
+    require_document(document, where)
     return dict(document)
 
 
@@ -115,7 +124,7 @@ def read(blobs: Blobs, path: str) -> dict[str, Any] | None:
         If it is damaged.
     """
     try:
-        data = blobs.get(path)
+        data = _fetch(blobs, path)
     except FileNotFoundError:
         return None
     return parse(data, path)
@@ -132,7 +141,8 @@ def set_aside(blobs: Blobs, path: str) -> None:
         Which document; kept beside itself as ``….damaged``.
     """
     try:
-        blobs.replace(f"{path}.damaged", blobs.get(path))
+        nbytes = min(blobs.nbytes(path), _limit(path))  # of what is too large, the beginning
+        blobs.replace(f"{path}.damaged", blobs.get(path, 0, nbytes))
     except FileNotFoundError:
         return  # another process was faster
     blobs.delete(path)
@@ -163,4 +173,20 @@ def create(blobs: Blobs, path: str, document: Mapping[str, Json]) -> dict[str, A
     data = spell(document)
     if blobs.create(path, data):
         return parse(data, path)
-    return parse(blobs.get(path), path)
+    return parse(_fetch(blobs, path), path)
+
+
+def _limit(path: str) -> int:
+    return MAX_IMAGE_SET_NBYTES if path.startswith("imagesets/") else MAX_NBYTES
+
+
+def _fetch(blobs: Blobs, path: str) -> bytes:
+    nbytes = blobs.nbytes(path)
+    if nbytes > _limit(path):
+        raise CorruptDataError(
+            f"{path} in the store has {nbytes} bytes; no document is larger than {_limit(path)}. "
+            "It was not read. Open the store with mode='a' and ask again: it is written anew.",
+            path=path,
+            images=[],
+        )
+    return blobs.get(path)
