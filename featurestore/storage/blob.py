@@ -6,12 +6,14 @@ is the commit primitive: it succeeds for exactly one of any number of writers, w
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from featurestore.storage.links import open_plain, require_inside
 from featurestore.storage.publish import TEMPORARY_PREFIX, Publisher
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ class Blobs(Protocol):
 
 
 class LocalBlobs:
-    """Blobs as files under a folder.
+    """Blobs as files under a folder; links that lead out of it are refused.
 
     Parameters
     ----------
@@ -90,6 +92,7 @@ class LocalBlobs:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
         self._publisher = Publisher(self.root)
+        self._inside: set[str] = set()
 
     def __repr__(self) -> str:
         return f"LocalBlobs({str(self.root)!r})"
@@ -111,7 +114,8 @@ class LocalBlobs:
         bytes
             Fewer than asked for where the blob ends.
         """
-        with (self.root / path).open("rb") as file:
+        self._place(path)
+        with io.BufferedReader(open_plain(self.root, path)) as file:
             if start:
                 file.seek(start)
             return file.read(-1 if nbytes is None else nbytes)
@@ -135,7 +139,8 @@ class LocalBlobs:
         """
         rest = [out.cast("B") for out in outs if out.nbytes]
         done = 0
-        with (self.root / path).open("rb", buffering=0) as file:
+        self._place(path)
+        with open_plain(self.root, path) as file:
             while rest:
                 n = _read_some(file, start + done, rest[:MAX_BUFFERS])
                 if not n:
@@ -160,7 +165,11 @@ class LocalBlobs:
         int
             Its size [bytes].
         """
-        return (self.root / path).stat().st_size
+        facts = self._place(path).lstat()
+        if stat.S_ISLNK(facts.st_mode):
+            require_inside(self.root, path)
+            facts = (self.root / path).stat()
+        return facts.st_size
 
     def list(self, folder: str) -> builtins.list[BlobInfo]:
         """List the blobs right under a folder.
@@ -191,7 +200,7 @@ class LocalBlobs:
             Sorted; none if there is no such folder.
         """
         try:
-            with os.scandir(self.root / folder) as entries:
+            with os.scandir(self._folder(folder)) as entries:
                 return sorted(entry.name for entry in entries if entry.is_dir())
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -236,7 +245,7 @@ class LocalBlobs:
         bool
             Whether this call wrote it. Afterwards a blob of that path exists and is durable.
         """
-        return self._publisher.create(self.root / path, parts)
+        return self._publisher.create(self._place(path), parts)
 
     def replace(self, path: str, data: bytes | memoryview) -> None:
         """Write a blob, whether or not one exists.
@@ -248,7 +257,7 @@ class LocalBlobs:
         data : bytes-like
             Its content.
         """
-        self._publisher.replace(self.root / path, (data,))
+        self._publisher.replace(self._place(path), (data,))
 
     def delete(self, path: str) -> None:
         """Remove a blob, if it is there.
@@ -258,13 +267,28 @@ class LocalBlobs:
         path : str
             Which blob.
         """
-        self._publisher.delete(self.root / path)
+        self._publisher.delete(self._place(path))
+
+    def _place(self, path: str) -> Path:
+        """Return where a blob lies, whose folder must lie in the store."""
+        self._folder(path.rpartition("/")[0])
+        return self.root / path
+
+    def _folder(self, folder: str) -> Path:
+        place = self.root / folder
+        if folder not in self._inside:
+            require_inside(self.root, folder)
+            if place.is_dir():  # else it may yet be made, by anyone
+                self._inside.add(folder)
+        return place
 
     def _scan(self, folder: str) -> builtins.list[BlobInfo]:
         found = []
         try:
-            with os.scandir(self.root / folder) as entries:
+            with os.scandir(self._folder(folder)) as entries:
                 for entry in entries:
+                    if entry.is_symlink():
+                        require_inside(self.root, f"{folder}/{entry.name}")
                     try:
                         facts = entry.stat()
                     except FileNotFoundError:

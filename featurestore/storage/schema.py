@@ -61,7 +61,7 @@ def require_document(document: Mapping[str, Any], path: str) -> None:
     if not wrong and not _is_about(kind, document, key):
         wrong = "key"
     if wrong:
-        value = document
+        value: Any = document
         for step in wrong.split("."):
             value = value.get(step) if isinstance(value, dict) else {}
         shown = repr(value)
@@ -146,7 +146,7 @@ def _layout_contradiction(layout: Mapping[str, Any]) -> str:
 def _is_about(kind: str, document: Mapping[str, Any], key: str) -> bool:
     """Say whether a document is the one that its name promises."""
     if kind == "models":
-        return document["key"] == key == digest_of("model", document["spec"])
+        return bool(document["key"] == key == digest_of("model", document["spec"]))
     if kind == "aliases":
         return key == digest_of("alias", document["request"])
     if kind == "runs":
