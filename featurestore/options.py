@@ -6,10 +6,11 @@ by `set_options`, for good or inside a ``with`` block.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import platformdirs
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 GIB = 2**30
+DecodeWorkers = Literal["threads", "processes"]
 
 
 def available_cpus() -> int:
@@ -45,7 +47,11 @@ class Options:
     lazy_threshold: int = GIB // 2
     """Arrays above this are dask-backed [bytes]; smaller ones are lazy without dask."""
     n_decode_workers: int = field(default_factory=available_cpus)
-    """Threads that read and decode images."""
+    """Threads, or processes, that read and decode images."""
+    decode_workers: DecodeWorkers = "threads"
+    """``"processes"`` survives pictures that crash or hang their decoder; same bits, more time."""
+    decode_timeout_s: float = 60.0
+    """How long a process may take over one picture, twice, before it is given up [s]."""
     n_threads: int = field(default_factory=available_cpus)
     """Threads inside a forward pass on the CPU; recorded, since it changes the last bits."""
     max_image_pixels: int = 178_956_970
@@ -65,6 +71,15 @@ class Options:
         # Written so that NaN is refused as well.
         if not (self.commit_interval_s >= 0 and self.lazy_threshold >= 0):
             raise InvalidInputError("commit_interval_s and lazy_threshold must not be negative.")
+        if not 0 < self.decode_timeout_s < math.inf:
+            raise InvalidInputError(
+                f"decode_timeout_s={self.decode_timeout_s!r} must be a number of seconds above 0."
+            )
+        if self.decode_workers not in get_args(DecodeWorkers):
+            raise InvalidInputError(
+                f"decode_workers={self.decode_workers!r} is not known. Use 'threads' or "
+                "'processes'."
+            )
 
 
 _PARSERS: dict[str, Any] = {
@@ -72,6 +87,8 @@ _PARSERS: dict[str, Any] = {
     "commit_interval_s": float,
     "lazy_threshold": lambda value: parse_nbytes(value),
     "n_decode_workers": lambda value: _parse_count(value),
+    "decode_workers": str,
+    "decode_timeout_s": float,
     "n_threads": lambda value: _parse_count(value),
     "max_image_pixels": lambda value: _parse_count(value),
     "cache_dir": lambda value: Path(value).expanduser(),

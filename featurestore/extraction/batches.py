@@ -1,16 +1,17 @@
-"""Images to batches: read, checked, decoded and transformed by threads, a few batches ahead."""
+"""Images to batches: read, checked, decoded and transformed a few batches ahead."""
 
 from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from featurestore.errors import ImageDecodeError
-from featurestore.images.decode import decode
+from featurestore.extraction.decoders import open_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,31 +91,29 @@ def iterate_batches(
     Batch
         The last one padded with copies of its first image.
     """
-
-    def load(position: int) -> _Loaded:
-        content = images.content(position)
-        if content.digest != images.digests[position].tobytes():
-            raise ImageDecodeError(
-                "changed since it was listed",
-                failures={images.names[position]: "changed on disk since read_images looked at it"},
-            )
-        decoded = decode(content, policy)
-        return _Loaded(np.asarray(transform(decoded.image), np.float32), decoded.notes)
-
     held: list[tuple[int, _Loaded]] = []
     memory: NDArray[np.float32] | None = None
     pool = ThreadPoolExecutor(n_workers, thread_name_prefix="featurestore-decode")
     try:
-        for position, future in _ahead(pool, load, wanted, BATCHES_AHEAD * batch_size + n_workers):
-            loaded = _result(future, images.names[position], position, observations)
-            if loaded is not None:
-                held.append((position, loaded))
-            if len(held) == batch_size:
-                memory = _batch_memory(held, batch_size, memory)
-                yield _batch(held, memory)
-                held = []
-        if held:
-            yield _batch(held, _batch_memory(held, batch_size, memory))
+        # Closed before the pool: a stop does not wait for a decoder that hangs.
+        with open_decoder(n_workers) as decode:
+
+            def load(position: int) -> _Loaded:
+                decoded = decode(images, position, policy)
+                return _Loaded(np.asarray(transform(decoded.image), np.float32), decoded.notes)
+
+            results = _Results(images, load, observations)
+            window = BATCHES_AHEAD * batch_size + n_workers
+            for position, future in _ahead(pool, load, wanted, window):
+                loaded = results.take(position, future)
+                if loaded is not None:
+                    held.append((position, loaded))
+                if len(held) == batch_size:
+                    memory = _batch_memory(held, batch_size, memory)
+                    yield _batch(held, memory)
+                    held = []
+            if held:
+                yield _batch(held, _batch_memory(held, batch_size, memory))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -134,21 +133,55 @@ def _ahead(
         yield pending.popleft()
 
 
-def _result(
-    future: Future[_Loaded], name: str, position: int, observations: Observations
-) -> _Loaded | None:
-    """Wait for an image; an unreadable one is noted and left out, never the whole batch."""
-    try:
-        loaded = future.result()
-    except ImageDecodeError as err:
-        failures = err.facts.get("failures") or {}
-        observations.failures[name] = str(failures.get(name) or err.facts.get("reason") or err)
-        observations.failed.append(position)
+class _Results:
+    """Waits for images; an unreadable one is noted and left out, never the whole batch."""
+
+    def __init__(
+        self, images: ImageSet, load: Callable[[int], _Loaded], observations: Observations
+    ) -> None:
+        self._images = images
+        self._load = load
+        self._observations = observations
+
+    def take(self, position: int, future: Future[_Loaded]) -> _Loaded | None:
+        try:
+            loaded = future.result()
+        except ImageDecodeError as err:
+            found = self._load_twin(position, err)
+            if found is None:
+                self._observations.failed.append(position)
+                return None
+            loaded = found
+        self._observations.n_read += 1
+        for note in loaded.notes:
+            self._observations.notes[note] = self._observations.notes.get(note, 0) + 1
+        return loaded
+
+    def _load_twin(self, position: int, error: ImageDecodeError) -> _Loaded | None:
+        """Turn to the same content under other names, and name all that cannot be read."""
+        failures: dict[str, str] = {self._images.names[position]: _reason(error)}
+        for twin in self._positions[self._images.digests[position].tobytes()]:
+            name = self._images.names[twin]
+            # Only a file can be better than its twin; what is wrong in the content is in both.
+            if "failures" in error.facts and name not in failures:
+                try:
+                    return self._load(twin)
+                except ImageDecodeError as err:
+                    error = err
+            failures.setdefault(name, _reason(error))
+        self._observations.failures |= failures
         return None
-    observations.n_read += 1
-    for note in loaded.notes:
-        observations.notes[note] = observations.notes.get(note, 0) + 1
-    return loaded
+
+    @cached_property
+    def _positions(self) -> dict[bytes, list[int]]:
+        positions: dict[bytes, list[int]] = {}
+        for position, digest in enumerate(self._images.digests):
+            positions.setdefault(digest.tobytes(), []).append(position)
+        return positions
+
+
+def _reason(error: ImageDecodeError) -> str:
+    return str(error.facts.get("reason") or error)
 
 
 def _batch_memory(

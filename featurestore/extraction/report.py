@@ -85,10 +85,10 @@ def leave_out(
     failures = unreadable | report.failures
     if not failures:
         return images
-    if errors == "raise":
-        raise decode_error(failures, len(images) - len(report.failed))
     bad = {images.digests[n].tobytes() for n in report.failed}
     keep = np.array([digest.tobytes() not in bad for digest in images.digests])
+    if errors == "raise":
+        raise decode_error(failures, int(keep.sum()))
     n_left_out = len(images) + len(unreadable) - int(keep.sum())
     warnings.warn(
         f"{n_left_out} of {len(images) + len(unreadable)} images could not be read and were left "

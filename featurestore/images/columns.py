@@ -78,6 +78,27 @@ def _text(name: str, item: object) -> str:
     return text
 
 
+def escaped(text: str) -> str:
+    """Spell text that may be no valid Unicode, such as the name of a file from another system.
+
+    Parameters
+    ----------
+    text : str
+        Anything.
+
+    Returns
+    -------
+    str
+        The same, but with lone surrogates as backslash escapes.
+
+    Examples
+    --------
+    >>> escaped("a" + chr(0xDCFF)) == "a" + chr(92) + "udcff"
+    True
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def column_to_json(values: NDArray[Any]) -> dict[str, Json]:
     """Describe a coordinate.
 

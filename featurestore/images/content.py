@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
@@ -13,6 +14,7 @@ from PIL.Image import Image
 from featurestore.errors import ImageDecodeError
 from featurestore.filehash import hash_bytes, open_regular
 from featurestore.images.digest import array_digest, pil_digest
+from featurestore.options import format_nbytes, get_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,6 +104,14 @@ class Files:
     def read(self, position: int) -> Picture:
         """Read a file's bytes; see `Source`."""
         with open_regular(self.paths[position]) as file:
+            nbytes, most = os.fstat(file.fileno()).st_size, get_options().memory_budget
+            if nbytes > most:
+                reason = (
+                    f"the file has {format_nbytes(nbytes)}, more than memory_budget="
+                    f"{format_nbytes(most)} allows; if it is a picture, raise that with "
+                    "fs.set_options"
+                )
+                raise ImageDecodeError(f"An image cannot be read: {reason}.", reason=reason)
             return file.read()
 
     def take(self, positions: Sequence[int]) -> Files:

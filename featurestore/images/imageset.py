@@ -98,6 +98,11 @@ class ImageSet:
         """What the set is called."""
         return self._label
 
+    @property
+    def source(self) -> Source:
+        """Where the pictures can be read."""
+        return self._source
+
     @cached_property
     def hex_digests(self) -> tuple[str, ...]:
         """The digests as 32 hex digits each."""

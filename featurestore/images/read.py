@@ -14,6 +14,7 @@ from PIL.Image import Image
 
 from featurestore.errors import ImageDecodeError, InvalidInputError
 from featurestore.filehash import file_digests
+from featurestore.images.columns import escaped
 from featurestore.images.content import Files, ImageContent, InMemory, why_unreadable
 from featurestore.images.digest import own_copy, require_picture
 from featurestore.images.folder import class_coords, find_images, is_picture
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from featurestore.images.content import Picture, Source
     from featurestore.typing import Digest, PathLike
 
+MISNAMED = "its name is not valid Unicode (UTF-8); rename the file, or give names with names="
 N_LISTED = 100  # failures spelled out in a message; all are in `failures`
 
 
@@ -104,6 +106,8 @@ def read_images(
     options = {"file_names": file_names, "root": root, "dataset": dataset, "index": index}
     given = {name: value for name, value in options.items() if value is not None}
     found = _find(source, given)
+    if names is None or isinstance(names, str):
+        found = _well_named(found)
     if found.failures:
         raise _unreadable(found.failures, len(found.digests) + len(found.failures))
     if isinstance(source, Mapping) and names is not None:
@@ -142,7 +146,7 @@ def take_images(source: Any) -> tuple[ImageSet, dict[str, str]]:
     """
     if isinstance(source, ImageSet):
         return source, {}
-    found = _find(source, {})
+    found = _well_named(_find(source, {}))
     if found.failures and not found.digests:
         raise _unreadable(found.failures, len(found.failures))
     digests = np.frombuffer(b"".join(found.digests), dtype=np.uint8)
@@ -208,10 +212,9 @@ def _in_folder(folder: str, file_names: Sequence[PathLike] | None) -> _Found:
     else:
         listed = [os.path.normpath(Path(folder, name)) for name in _listed(file_names)]
         relative = _relative(listed, folder)
-    names = require_names(relative)
     label = PurePath(folder).name or folder
-    paths = [os.path.join(folder, name) for name in names]  # noqa: PTH118 - a Path takes 10 times as long
-    found = _of_files(paths, names, label)
+    paths = [os.path.join(folder, name) for name in relative]  # noqa: PTH118 - a Path takes 10 times as long
+    found = _of_files(paths, relative, label)
     found.coords.update(class_coords(found.names or ()))
     return found
 
@@ -241,7 +244,7 @@ def _of_items(
             names = _relative(paths, _absolute(given["root"]))
         elif names is None:
             names = [PurePath(path).name for path in paths]
-        return _of_files(paths, require_names(names), label)
+        return _of_files(paths, names, label)
     _allow(given, (), "a list of arrays or PIL images")
     return _in_memory(items, names)
 
@@ -251,15 +254,15 @@ def _of_files(paths: Sequence[str], names: Sequence[str], label: str) -> _Found:
     readable: list[tuple[str, str, Digest]] = []
     for name, item, digest in zip(names, paths, file_digests(paths), strict=True):
         if isinstance(digest, OSError):
-            failures[name] = why_unreadable(digest)
+            failures[escaped(name)] = why_unreadable(digest)
         else:
             readable.append((name, item, digest))
     path = np.empty(len(readable), dtype=object)
-    path[:] = [item.replace(os.sep, "/") for _, item, _ in readable]
+    path[:] = [escaped(item.replace(os.sep, "/")) for _, item, _ in readable]
     return _Found(
         Files(tuple(item for _, item, _ in readable)),
         [digest for *_, digest in readable],
-        label,
+        escaped(label),
         [name for name, *_ in readable],
         {"path": path},
         failures,
@@ -281,6 +284,26 @@ def _in_memory(items: Sequence[Any], names: Sequence[str] | None) -> _Found:
         raise _unreadable(failures, len(items))
     digests = [ImageContent.of(picture).digest for picture in pictures]
     return _Found(InMemory(tuple(pictures)), digests, "images", names)
+
+
+def _well_named(found: _Found) -> _Found:
+    """Leave out files whose names cannot be written down: a name is what finds a row again."""
+    names = list(found.names or ())
+    bad = {name: escaped(name) for name in names if escaped(name) != name}
+    if not bad:
+        return found
+    keep = [position for position, name in enumerate(names) if name not in bad]
+    kept = [names[position] for position in keep]
+    coords = {key: values[keep] for key, values in found.coords.items()}
+    coords.update(class_coords(kept) if "category" in coords else {})
+    return _Found(
+        found.source.take(keep),
+        [found.digests[position] for position in keep],
+        found.label,
+        kept,
+        coords,
+        found.failures | dict.fromkeys(bad.values(), MISNAMED),
+    )
 
 
 def _named(found: _Found, names: Sequence[str] | str | None) -> Sequence[str]:
