@@ -1,12 +1,14 @@
 """The program ``featurestore``: one command per file, one place for errors and exit codes.
 
-Exit codes: 0 done; 1 it could not be done; 2 the call makes no sense as it stands; 130 stopped by
-the user, what was computed is kept.
+Exit codes: 0 done; 1 it could not be done; 2 the call makes no sense as it stands; 130, 143 or 138
+stopped by SIGINT (Ctrl-C), SIGTERM or SIGUSR1, and what was computed is kept: the same command goes
+on from there. (138 is 128 + 10, the number of SIGUSR1 on Linux.)
 """
 
 from __future__ import annotations
 
 import functools
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -37,7 +39,7 @@ def _explained(run: Callable[..., None]) -> Callable[..., None]:
             run(*words, **options)
         except KeyboardInterrupt as err:
             sys.stderr.write(f"\n{str(err) or 'Stopped.'}\n")
-            raise typer.Exit(130) from err
+            raise typer.Exit(128 + getattr(err, "signal", signal.SIGINT)) from err
         except FeatureStoreError as err:
             sys.stderr.write(f"Error: {err}\n")
             raise typer.Exit(2 if isinstance(err, InvalidInputError) else 1) from err

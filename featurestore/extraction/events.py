@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -39,13 +40,21 @@ class BatchSizeHalved:
 
 
 @dataclass(frozen=True, slots=True)
+class StopHeard:
+    """A signal asked the run to stop; what is computed is about to be published."""
+
+    signal: str
+    """Such as ``"SIGTERM"``."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunDone:
     """Everything is published, or the run was stopped."""
 
     n_done: int
 
 
-Event: TypeAlias = RunStarted | BatchDone | BatchSizeHalved | RunDone
+Event: TypeAlias = RunStarted | BatchDone | BatchSizeHalved | StopHeard | RunDone
 Listener: TypeAlias = Callable[[Event], None]
 
 
@@ -86,10 +95,16 @@ class ProgressBar:
         elif isinstance(event, BatchDone):
             self._bar.update(event.n_images)
         elif isinstance(event, BatchSizeHalved):
-            self._bar.write(f"Out of device memory: going on with batches of {event.batch_size}.")
+            self._say(f"Out of device memory: going on with batches of {event.batch_size}.")
+        elif isinstance(event, StopHeard):
+            self._say(f"{event.signal}: keeping what is computed, then stopping.")
         else:
             self._bar.close()
             self._bar = None
+
+    def _say(self, text: str) -> None:
+        if not self._bar.disable:
+            self._bar.write(text, file=sys.stderr)  # beside the bar: stdout is for results
 
 
 def log_event(event: Event) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -20,7 +21,9 @@ from featurestore.extraction.events import (
     BatchSizeHalved,
     RunDone,
     RunStarted,
+    StopHeard,
 )
+from featurestore.extraction.interrupts import Interrupts
 from featurestore.extraction.report import Report
 from featurestore.extraction.writer import SlotWriter
 from featurestore.images.decode import describe_notes
@@ -94,23 +97,35 @@ def extract(catalog: Catalog, plan: Plan, settings: Settings) -> Report:
     DiskSpaceError, MemoryBudgetError
         If the work cannot fit; before the first forward pass.
     ExtractionInterrupted
-        If the user pressed Ctrl-C; what was computed is kept.
+        If SIGINT (Ctrl-C), SIGTERM or SIGUSR1 came: the batch at hand is finished, unless a second
+        Ctrl-C comes, and what was computed is kept. Handlers are installed as `Interrupts` says.
     """
     report = Report()
     if not any(len(gap.compute) or len(gap.derive) for gap in plan.gaps):
         return report
     catalog.require_writable("what is missing")
     require_disk_space(catalog, plan)
-    for gap in plan.gaps:
-        report.n_derived += _derive(catalog, plan, gap)
     observations = Observations()
-    groups = plan.groups
+    stop = Interrupts()
     try:
-        for group in groups:
-            _Run(catalog, plan, group, settings, observations).go()
-            report.n_computed = observations.n_read
+        with stop:
+            for gap in plan.gaps:
+                report.n_derived += _derive(catalog, plan, gap, stop)
+            for group in plan.groups:
+                with stop.waiting():  # a network that is being loaded or fetched can be left
+                    plan.model.network()
+                run = _Run(catalog, plan, group, settings, observations, stop)
+                try:
+                    run.go()
+                finally:
+                    report.n_computed += run.n_done
+        stop.check()  # also if all is done: whoever asked this process to stop means what follows
     except KeyboardInterrupt as err:
-        raise _interrupted(plan, observations) from err
+        raise _interrupted(plan, report, stop.signal or signal.SIGINT) from err
+    except Exception as err:
+        if stop.signal is not None:  # the error says more, but must not hide that
+            err.add_note(f"{stop.signal.name} asked the extraction to stop as well.")
+        raise
     finally:
         _warn_once(observations, plan)
     report.failures = observations.failures
@@ -128,12 +143,16 @@ class _Run:
         group: Group,
         settings: Settings,
         observations: Observations,
+        stop: Interrupts,
     ) -> None:
+        self.n_done = 0
+        """Images of which every row is published."""
         self._catalog = catalog
         self._plan = plan
         self._group = group
         self._settings = settings
         self._observations = observations
+        self._stop = stop
         self._network: Network = plan.model.network()
         self._wanted: list[Wanted] = [gap.wanted for gap in group.gaps]
         self._precision: Precision = self._wanted[0].feature.precision
@@ -163,17 +182,18 @@ class _Run:
                     self._batch_size,
                 )
             )
-            done_before = self._observations.n_read
+            writer = SlotWriter(
+                columns,
+                queue_nbytes=shares.queue,
+                buffer_nbytes=shares.buffers,
+                commit_interval_s=options.commit_interval_s,
+            )
             try:
-                with SlotWriter(
-                    columns,
-                    queue_nbytes=shares.queue,
-                    buffer_nbytes=shares.buffers,
-                    commit_interval_s=options.commit_interval_s,
-                ) as writer:
+                with writer:
                     self._loop(session, writer)
             finally:
-                self._tell(RunDone(self._observations.n_read - done_before))
+                self.n_done = writer.n_published
+                self._tell(RunDone(self.n_done))
 
     def _loop(self, session: Session, writer: SlotWriter) -> None:
         images = self._plan.images
@@ -189,14 +209,24 @@ class _Run:
         )
         n_failed = len(self._observations.failed)
         try:
-            for batch in batches:
-                for part, outputs in self._forward(session, batch):
+            while True:
+                with self._stop.waiting():
+                    batch = next(batches, None)
+                if batch is None:
+                    break
+                writer.require_working()  # computing what cannot be kept helps nobody
+                with self._stop.computing():
+                    results = self._forward(session, batch)
+                for part, outputs in results:
                     self._put(writer, session, part, outputs)
                 failed = len(self._observations.failed)
                 self._tell(BatchDone(len(batch.images) + failed - n_failed))
                 n_failed = failed
         finally:
+            self._stop.hold()  # what is buffered is published whatever comes
             batches.close()  # type: ignore[attr-defined]
+            if self._stop.signal is not None:
+                self._tell(StopHeard(self._stop.signal.name))
 
     def _forward(
         self, session: Session, batch: Batch
@@ -276,7 +306,7 @@ class _Run:
             listener(event)
 
 
-def _derive(catalog: Catalog, plan: Plan, gap: Gap) -> int:
+def _derive(catalog: Catalog, plan: Plan, gap: Gap, stop: Interrupts) -> int:
     """Compute a readout from stored full rows and keep it."""
     full = gap.wanted.full
     if full is None or not len(gap.derive):
@@ -286,6 +316,7 @@ def _derive(catalog: Catalog, plan: Plan, gap: Gap) -> int:
     assert layout is not None
     step = max(1, DERIVE_NBYTES // layout.row_nbytes)
     for start in range(0, len(gap.derive), step):
+        stop.check()
         digests = plan.images.digests[gap.derive[start : start + step]]
         rows = source.lookup(digests, refresh=False)
         target.append(
@@ -303,12 +334,15 @@ def _derivation_run(catalog: Catalog, full: FeatureSpec) -> str:
     return catalog.create_run({"model": full.model, "derived_from": full.key})
 
 
-def _interrupted(plan: Plan, observations: Observations) -> ExtractionInterrupted:
-    left = plan.n_missing - observations.n_read
+def _interrupted(plan: Plan, report: Report, number: signal.Signals) -> ExtractionInterrupted:
+    left = plan.n_missing - report.n_computed
+    how = "Ctrl-C" if number == signal.SIGINT else number.name
+    rest = f"{left} are left. The same call goes on from there." if left else "None are left."
     return ExtractionInterrupted(
-        f"Stopped. The rows of every finished batch are kept (about {observations.n_read} images); "
-        f"about {left} are left. The same call goes on from there.",
-        n_done=observations.n_read,
+        f"Stopped by {how}. The rows of every finished batch are kept ({report.n_computed} "
+        f"images). {rest}",
+        signal=int(number),
+        n_done=report.n_computed,
         n_missing=left,
     )
 

@@ -32,6 +32,7 @@ class _Buffer:
     slot: SlotBuilder | None = None
     since: float = 0.0
     """When the oldest row came in [s, monotonic]."""
+    n_published: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -106,6 +107,16 @@ class SlotWriter:
         if self._error is not None and self._error is not error:
             raise self._error
 
+    @property
+    def n_published(self) -> int:
+        """Images of which the rows of all columns are published."""
+        return min((buffer.n_published for buffer in self._buffers), default=0)
+
+    def require_working(self) -> None:
+        """Raise what went wrong in the background, if anything did."""
+        if self._error is not None:
+            raise self._error
+
     def put(
         self,
         digests: NDArray[np.uint8],
@@ -130,8 +141,7 @@ class SlotWriter:
         with self._changed:
             while self._held and self._held + nbytes > self._queue_nbytes and self._error is None:
                 self._changed.wait()
-            if self._error is not None:
-                raise self._error
+            self.require_working()
             self._queue.append(_Item(digests, outputs, columns, run, nbytes))
             self._held += nbytes
             self._changed.notify_all()
@@ -212,3 +222,4 @@ class SlotWriter:
         slot, buffer.slot = buffer.slot, None
         if slot is not None:
             buffer.column.publish(slot, self._run)
+            buffer.n_published += slot.n_rows
