@@ -56,6 +56,9 @@ class Options:
     """Threads inside a forward pass on the CPU; recorded, since it changes the last bits."""
     max_image_pixels: int = 178_956_970
     """Larger pictures are refused as decompression bombs [pixels]."""
+    store_limit: int | None = None
+    """What the columns of one store may take [bytes]; beyond it those that are cheapest to
+    recompute go before new ones are computed. No limit if not given."""
     cache_dir: Path = field(
         default_factory=lambda: Path(platformdirs.user_cache_dir("featurestore"))
     )
@@ -71,6 +74,8 @@ class Options:
         # Written so that NaN is refused as well.
         if not (self.commit_interval_s >= 0 and self.lazy_threshold >= 0):
             raise InvalidInputError("commit_interval_s and lazy_threshold must not be negative.")
+        if self.store_limit is not None and self.store_limit < 0:
+            raise InvalidInputError("store_limit must not be negative.")
         if not 0 < self.decode_timeout_s < math.inf:
             raise InvalidInputError(
                 f"decode_timeout_s={self.decode_timeout_s!r} must be a number of seconds above 0."
@@ -91,6 +96,7 @@ _PARSERS: dict[str, Any] = {
     "decode_timeout_s": float,
     "n_threads": lambda value: _parse_count(value),
     "max_image_pixels": lambda value: _parse_count(value),
+    "store_limit": lambda value: None if value is None else parse_nbytes(value),
     "cache_dir": lambda value: Path(value).expanduser(),
     "progress": lambda value: _parse_flag(value),
 }

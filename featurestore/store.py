@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from featurestore.arrays.labels import labelled_array
+from featurestore.arrays.labels import labelled_array, load_array
 from featurestore.errors import CorruptDataError, InvalidInputError
 from featurestore.extraction.events import ProgressBar, log_event
 from featurestore.extraction.report import Report, decode_error, leave_out
 from featurestore.extraction.run import Settings, extract
 from featurestore.images.read import take_images
 from featurestore.keys import want
-from featurestore.networks import registry
-from featurestore.networks.network import is_network
 from featurestore.options import get_options
-from featurestore.planning.models import Model, resolve_network, resolve_request
+from featurestore.planning.models import resolve
 from featurestore.planning.plan import Plan, make_plan, require_complete
 from featurestore.storage.catalog import open_catalog
 from featurestore.storage.imagesets import find_images, list_image_sets, publish_images
-from featurestore.tables import ColumnInfo, ColumnTable, ImageSetTable
+from featurestore.tables import ColumnTable, ImageSetTable, describe_columns
+from featurestore.upkeep.eviction import make_room
+from featurestore.upkeep.methods import Upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from featurestore.images.imageset import ImageSet
     from featurestore.networks.network import Network
     from featurestore.networks.preprocess import Preprocess
+    from featurestore.planning.models import Model
     from featurestore.storage.catalog import Catalog, Mode
     from featurestore.typing import PathLike, Precision, Readout, StoredDtype
+
+HEALING_ROUNDS = 3  # of a disk that damages what was just written, no more is asked
 
 
 def open_store(path: PathLike, *, mode: Mode = "a") -> FeatureStore:
@@ -60,7 +63,7 @@ def open_store(path: PathLike, *, mode: Mode = "a") -> FeatureStore:
     return FeatureStore(open_catalog(path, mode))
 
 
-class FeatureStore:
+class FeatureStore(Upkeep):
     """A table of activations: rows are images, columns are modules of models.
 
     Made by `open_store`.
@@ -150,7 +153,7 @@ class FeatureStore:
         WeightsChangedError
             If the model is not what it was when the store was filled.
         CorruptDataError
-            When values are read: if they are damaged. Ask again to recompute them.
+            When values are read later: if they are damaged. Ask again to recompute them.
         DiskSpaceError, MemoryBudgetError
             If the work cannot fit; before anything is computed.
         """
@@ -212,21 +215,28 @@ class FeatureStore:
         """
         settings = Settings(device, batch_size, errors, _listeners(progress))
         image_set, unreadable = take_images(images)
-        plan = self.plan(model, modules, image_set, **request)
-        if self._catalog.mode == "r":
-            require_complete(plan, str(self._catalog))
-            report = Report()
-        else:
-            publish_images(self._catalog, image_set)
-            report = extract(self._catalog, plan, settings)
-        image_set = leave_out(image_set, report, unreadable, errors)
-        record = plan.model.record
-        return {
-            gap.wanted.module: labelled_array(
-                self._catalog, record, gap.wanted, image_set, load=load
-            )
-            for gap in plan.gaps
-        }
+        for left in range(HEALING_ROUNDS, -1, -1):
+            plan = self.plan(model, modules, image_set, **request)
+            if self._catalog.mode == "r":
+                require_complete(plan, str(self._catalog))
+                report = Report()
+            else:
+                report = self._fill(plan, settings)
+            found = leave_out(image_set, report, unreadable, errors)
+            arrays = {
+                gap.wanted.module: labelled_array(
+                    self._catalog, plan.model.record, gap.wanted, found
+                )
+                for gap in plan.gaps
+            }
+            try:
+                if load:
+                    arrays = {name: load_array(array) for name, array in arrays.items()}
+                return arrays
+            except CorruptDataError:  # what was damaged is missing from now on
+                if self._catalog.mode == "r" or not left:
+                    raise
+        raise AssertionError  # the last round returns or raises
 
     def plan(
         self,
@@ -310,8 +320,7 @@ class FeatureStore:
         """
         settings = Settings(device, batch_size, errors, _listeners(progress))
         self._catalog.require_writable("what is missing")
-        publish_images(self._catalog, plan.images)
-        report = extract(self._catalog, plan, settings)
+        report = self._fill(plan, settings)
         if report.failures and errors == "raise":
             raise decode_error(report.failures, report.n_computed)
         return report
@@ -356,37 +365,23 @@ class FeatureStore:
         ColumnTable
             A list of `ColumnInfo` that prints as a table, by model and module.
         """
-        columns = []
-        for layout in self._catalog.layouts():
-            feature = layout.feature
-            try:
-                record = self._catalog.model(str(feature["model"]))
-            except CorruptDataError:
-                record = None  # its columns are listed all the same
-            column = self._catalog.column(layout.key)
-            columns.append(ColumnInfo.of(record, layout, column.n_rows(), column.nbytes()))
-        return ColumnTable(columns)
+        return ColumnTable(describe_columns(self._catalog))
 
-    def _resolve(self, model: str | Network, *, weights: Any, seed: int, preprocess: Any) -> Model:
-        if is_network(model):
-            if preprocess is not None or weights not in ("DEFAULT",):
-                raise InvalidInputError(
-                    "A wrapped network brings its own weights and preprocessing; give them to "
-                    "fs.wrap(...) and leave weights= and preprocess= out."
-                )
-            return resolve_network(self._catalog, model)  # type: ignore[arg-type]
-        if not isinstance(model, str):
-            raise InvalidInputError(
-                f"{type(model).__module__}.{type(model).__qualname__} is not a model's name. Give "
-                "a name such as 'alexnet', or wrap your own network: fs.wrap(net, name=…, "
-                "preprocess=…)."
-            )
-        request = registry.request(model, weights=weights, seed=seed, preprocess=preprocess)
-        resolved = resolve_request(self._catalog, request)
-        if self._model is not None and self._model.key == resolved.key and self._model.is_loaded:
-            resolved = self._model
-        self._model = resolved
+    def _resolve(self, model: str | Network, **request: Any) -> Model:
+        resolved = resolve(self._catalog, model, **request)
+        if isinstance(model, str):
+            known = self._model
+            if known is not None and known.key == resolved.key and known.is_loaded:
+                return known
+            self._model = resolved
         return resolved
+
+    def _fill(self, plan: Plan, settings: Settings) -> Report:
+        publish_images(self._catalog, plan.images)
+        limit = get_options().store_limit
+        if limit is not None and plan.nbytes:
+            make_room(self._catalog, limit, plan.nbytes, {gap.wanted.key for gap in plan.gaps})
+        return extract(self._catalog, plan, settings)
 
 
 def _listeners(progress: bool | None) -> tuple[Any, ...]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from featurestore.errors import CorruptDataError
 from featurestore.keys import spell_tap
 from featurestore.networks.taps import Tap
 from featurestore.options import format_nbytes
 from featurestore.storage.imagesets import ImageSetInfo
+from featurestore.storage.tags import Tag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from featurestore.networks.spec import ModelRecord
+    from featurestore.storage.catalog import Catalog
     from featurestore.storage.layout import ColumnLayout
 
 
@@ -85,6 +88,30 @@ class ColumnInfo:
         return asdict(self)
 
 
+def describe_columns(catalog: Catalog) -> Iterator[ColumnInfo]:
+    """Describe the columns of a store that hold something.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        The store.
+
+    Yields
+    ------
+    ColumnInfo
+        In no particular order.
+    """
+    for layout in catalog.layouts():
+        try:
+            record = catalog.model(str(layout.feature["model"]))
+        except CorruptDataError:
+            record = None  # its columns are listed all the same
+        column = catalog.column(layout.key)
+        info = ColumnInfo.of(record, layout, column.n_rows(), column.nbytes())
+        if info.n_images or info.nbytes:  # else it was dropped
+            yield info
+
+
 class ColumnTable(list[ColumnInfo]):
     """Columns of a store, by model and module.
 
@@ -126,6 +153,16 @@ class ImageSetTable(list[ImageSetInfo]):
             return "<no images yet>"
         rows = [(i.label, str(i.n_images), i.created, i.key[:12]) for i in self]
         return format_table(("label", "images", "first asked for", "key"), rows, right=(1,))
+
+
+class TagTable(list[Tag]):
+    """Tags of a store, oldest first."""
+
+    def __repr__(self) -> str:
+        if not self:
+            return "<no tags yet>"
+        rows = [(t.name, str(len(t.rows)), str(t.n_rows), t.created) for t in self]
+        return format_table(("tag", "columns", "rows", "made"), rows, right=(1, 2))
 
 
 def format_table(

@@ -29,10 +29,8 @@ def labelled_array(
     record: ModelRecord,
     wanted: Wanted,
     images: ImageSet,
-    *,
-    load: bool,
 ) -> xr.DataArray:
-    """Show stored rows as a labelled array. Reads no values unless told to.
+    """Show stored rows as a labelled array. Reads no values.
 
     Parameters
     ----------
@@ -44,19 +42,12 @@ def labelled_array(
         The column, and how it is shown.
     images : ImageSet
         Which images, in this order.
-    load : bool
-        Whether to read everything now.
 
     Returns
     -------
     DataArray (image, channel, y, x), (image, token, channel), (image, channel) or (image, feature)
         Lazy: values are read when they are touched. Above `lazy_threshold` it is dask-backed,
         chunked as the store is.
-
-    Raises
-    ------
-    MemoryBudgetError
-        If it is to be loaded and exceeds `memory_budget`.
     """
     rows = StoredRows(
         column=catalog.column(wanted.key),
@@ -70,21 +61,50 @@ def labelled_array(
     flatten = wanted.readout == "flatten"
     array = RowsArray(rows, flatten=flatten)
     nbytes = int(np.prod(array.shape)) * array.dtype.itemsize
-    if load:
-        _require_memory(nbytes, wanted)
     dims = (IMAGE, "feature") if flatten else (IMAGE, *wanted.dims)
     # As xarray wraps what open_dataset reads: values stay once read, and can be assigned to.
     xarrays: Any = indexing
     data = xarrays.MemoryCachedArray(xarrays.CopyOnWriteArray(xarrays.LazilyIndexedArray(array)))
     if nbytes > get_options().lazy_threshold:
         data = _dask_array(array, wanted, images)
-    features = xr.DataArray(
+    return xr.DataArray(
         xr.Variable(dims, data),
         coords=image_coords(images),
         name=wanted.module,
         attrs=provenance(record, wanted),
     )
-    return features.load() if load else features
+
+
+def load_array(features: xr.DataArray) -> xr.DataArray:
+    """Read all values now.
+
+    Parameters
+    ----------
+    features : DataArray
+        From `labelled_array`.
+
+    Returns
+    -------
+    DataArray
+        The same, in memory.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If it exceeds `memory_budget`.
+    CorruptDataError
+        If rows are damaged.
+    """
+    budget = get_options().memory_budget
+    if features.nbytes > budget:
+        raise MemoryBudgetError(
+            f"{features.name} of these images takes {format_nbytes(features.nbytes)}, and "
+            f"memory_budget is {format_nbytes(budget)}. Leave load=True out and touch only what "
+            "you need, or raise it with fs.set_options(memory_budget='…').",
+            projected_nbytes=features.nbytes,
+            allowed_nbytes=budget,
+        )
+    return features.load()
 
 
 def image_coords(images: ImageSet) -> dict[str, Any]:
@@ -135,18 +155,6 @@ def provenance(record: ModelRecord, wanted: Wanted) -> dict[str, str]:
         "input_shape": "x".join(str(n) for n in record.input_shape),
         "feature_key": feature.key,
     }
-
-
-def _require_memory(nbytes: int, wanted: Wanted) -> None:
-    budget = get_options().memory_budget
-    if nbytes > budget:
-        raise MemoryBudgetError(
-            f"{wanted.module} of these images takes {format_nbytes(nbytes)}, and memory_budget is "
-            f"{format_nbytes(budget)}. Leave load=True out and touch only what you need, or raise "
-            "it with fs.set_options(memory_budget='…').",
-            projected_nbytes=nbytes,
-            allowed_nbytes=budget,
-        )
 
 
 def _dask_array(array: RowsArray, wanted: Wanted, images: ImageSet) -> Any:

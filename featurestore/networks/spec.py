@@ -65,6 +65,28 @@ class ModelRequest:
             "preprocess": None if self.preprocess is None else dict(self.preprocess),
         }
 
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> ModelRequest:
+        """Read what `to_json` wrote.
+
+        Parameters
+        ----------
+        facts : mapping
+            JSON-able.
+
+        Returns
+        -------
+        ModelRequest
+            With the same alias; where a file lies and what a callable does is not in it.
+        """
+        return cls(
+            source=str(facts["source"]),
+            name=str(facts["name"]),
+            weights=str(facts["weights"]),
+            seed=facts["seed"],
+            preprocess=facts["preprocess"],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from featurestore.errors import FeaturesMissingError, WeightsChangedError, did_you_mean
+from featurestore.errors import (
+    FeaturesMissingError,
+    InvalidInputError,
+    WeightsChangedError,
+    did_you_mean,
+)
 from featurestore.networks import registry
+from featurestore.networks.network import is_network
 from featurestore.networks.spec import probe_mismatch
 
 if TYPE_CHECKING:
@@ -80,6 +86,47 @@ class Model:
                 require_same(self.record, self._network)
                 self._is_checked = True
             return self._network
+
+
+def resolve(
+    catalog: Catalog, model: str | Network, *, weights: Any, seed: int, preprocess: Any
+) -> Model:
+    """Find out which model a user means.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        The store.
+    model : str or Network
+        A name, or what `featurestore.wrap` returned.
+    weights, seed, preprocess : object
+        As for `FeatureStore.get`.
+
+    Returns
+    -------
+    Model
+        Not loaded if the store was asked for it before.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is neither, or a wrapped network comes with settings of its own.
+    """
+    if is_network(model):
+        if preprocess is not None or weights not in ("DEFAULT",):
+            raise InvalidInputError(
+                "A wrapped network brings its own weights and preprocessing; give them to "
+                "fs.wrap(...) and leave weights= and preprocess= out."
+            )
+        return resolve_network(catalog, model)  # type: ignore[arg-type]
+    if not isinstance(model, str):
+        raise InvalidInputError(
+            f"{type(model).__module__}.{type(model).__qualname__} is not a model's name. Give "
+            "a name such as 'alexnet', or wrap your own network: fs.wrap(net, name=…, "
+            "preprocess=…)."
+        )
+    request = registry.request(model, weights=weights, seed=seed, preprocess=preprocess)
+    return resolve_request(catalog, request)
 
 
 def resolve_request(catalog: Catalog, request: ModelRequest) -> Model:

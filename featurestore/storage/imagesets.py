@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from featurestore.storage import records
 from featurestore.storage.catalog import document_keys, now
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from featurestore.storage.catalog import Catalog
     from featurestore.typing import Json
 
@@ -82,6 +85,26 @@ def list_image_sets(catalog: Catalog) -> list[ImageSetInfo]:
             images = ImageSet.from_record(document["record"])
             found.append(ImageSetInfo(key, images.label, len(images), str(document["created"])))
     return sorted(found, key=lambda entry: (entry.created, entry.key))
+
+
+def read_image_sets(catalog: Catalog) -> Iterator[ImageSet]:
+    """Read every image set that can be read; damaged ones are left alone.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        The store.
+
+    Yields
+    ------
+    ImageSet
+        In no particular order.
+    """
+    for key in document_keys(catalog.blobs, "imagesets"):
+        with contextlib.suppress(CorruptDataError, InvalidInputError):
+            document = records.read(catalog.blobs, _layout.document_path("imagesets", key))
+            if document is not None:
+                yield ImageSet.from_record(document["record"])
 
 
 def find_images(catalog: Catalog, name: str) -> ImageSet:

@@ -59,9 +59,25 @@ def require_key(key: str) -> str:
     InvalidInputError
         If it is anything else.
     """
-    if _HEX.fullmatch(key) is None:
+    if not is_key(key):
         raise InvalidInputError(f"{key!r} is not a key of 32 hex digits.")
     return key
+
+
+def is_key(text: str) -> bool:
+    """Say whether a text is a key.
+
+    Parameters
+    ----------
+    text : str
+        Such as a file's name.
+
+    Returns
+    -------
+    bool
+        Whether it is 32 hex digits.
+    """
+    return _HEX.fullmatch(text) is not None
 
 
 def document_path(kind: str, key: str) -> str:

@@ -14,7 +14,7 @@ from featurestore.storage.index import damage_path
 from featurestore.storage.slots import key_record, read_key_record, slot_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Container, Iterable
+    from collections.abc import Collection, Iterable
 
     from featurestore.storage.blob import BlobInfo, Blobs
     from featurestore.storage.column import Column
@@ -136,7 +136,7 @@ def sweep_files(blobs: Blobs, files: Iterable[tuple[str, BlobInfo]]) -> Swept:
     return swept
 
 
-def drop_rows(column: Column, keep: Container[bytes] = ()) -> Swept:
+def drop_rows(column: Column, keep: Collection[bytes] = ()) -> Swept:
     """Take the rows of a column away, for good and at once.
 
     Parameters
@@ -151,24 +151,48 @@ def drop_rows(column: Column, keep: Container[bytes] = ()) -> Swept:
     Swept
         What was taken away. Readers with an array in their hands are told that its rows are gone.
     """
-    layout, blobs, index = column.index.layout, column.blobs, column.index
-    index.refresh()
-    gone = [
-        slot
-        for slot, record in index.records().items()
-        if record.any() and not any(digest.tobytes() in keep for digest in record)
-    ]
+    layout, blobs = column.index.layout, column.blobs
+    gone = droppable(column, keep)
     for slot in gone:
         blobs.replace(layout.slot_name(_layout.IMAGE, slot), key_record(layout))
     swept = Swept()
     for array in _DATA:
         folder = f"{_layout.column_path(column.key)}/{array}"
-        files = [(folder, info) for info in blobs.list(folder)
-                 if not set(slot_numbers([info.name])).isdisjoint(gone)]  # fmt: skip
+        files = [
+            (folder, info)
+            for info in blobs.list(folder)
+            if any(slot in gone for slot in slot_numbers([info.name]))
+        ]
         swept += sweep_files(blobs, files)
     for slot in gone:
         blobs.delete(damage_path(layout, slot))
     return swept
+
+
+def droppable(column: Column, keep: Collection[bytes] = ()) -> dict[int, int]:
+    """Find out which slots may go.
+
+    Parameters
+    ----------
+    column : Column
+        With a layout.
+    keep : container of bytes
+        Digests: slots that hold one of them stay.
+
+    Returns
+    -------
+    dict of int
+        Slot number to the size of its shard [bytes]; 0 where that is missing.
+    """
+    column.index.refresh()
+    folder = f"{_layout.column_path(column.key)}/{_layout.ACTIVATIONS}"
+    sizes = {n: info.nbytes for info in column.blobs.list(folder)
+             for n in slot_numbers([info.name])}  # fmt: skip
+    return {
+        slot: sizes.get(slot, 0)
+        for slot, record in column.index.records().items()
+        if record.any() and not (keep and any(digest.tobytes() in keep for digest in record))
+    }
 
 
 def _temporary_files(

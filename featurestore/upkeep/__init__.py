@@ -1,0 +1,1 @@
+"""Keeping a store: checking, compacting, freezing and taking away."""
