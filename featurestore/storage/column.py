@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_MAX_METADATA_NBYTES = 2**20  # a group's zarr.json has less than 20 KiB
+
 MAX_ADVERTISED = 2**40 // 256  # more slots than any disk holds
 
 
@@ -164,6 +166,8 @@ class Column:
             The run's id.
         """
         guess = self._free_slot(slot.layout)
+        # Before and not after: once rows are published nobody comes back to make up for a kill.
+        self.advertise(guess + 1)
         number = slot.publish(self.blobs, run=run, first_guess=guess)
         self._next_slot = number + 1
         self.advertise(number + 1)
@@ -256,7 +260,7 @@ class Column:
         layout = self.layout
         if known is None and layout is not None:
             try:
-                data = self.blobs.get(layout.slot_name(_layout.RUN, slot))
+                data = self.blobs.get(layout.slot_name(_layout.RUN, slot), 0, 64)
             except FileNotFoundError:
                 return None
             known = Companion.from_bytes(data)
@@ -285,10 +289,11 @@ class Column:
                 self._advertised = known
                 return
             step = _layout.GROWTH_SLOTS
-            self._advertised = max(known, -(-n_slots // step) * step)
-            for folder, metadata in group_metadata(layout, self._advertised).items():
+            longer = max(known, -(-n_slots // step) * step)
+            for folder, metadata in group_metadata(layout, longer).items():
                 path = f"{base}/{folder}/zarr.json" if folder else f"{base}/zarr.json"
                 self.blobs.replace(path, spell_metadata(metadata))
+            self._advertised = longer
 
     def advertised(self) -> int:
         """Return how many slots plain Zarr readers see.
@@ -299,9 +304,10 @@ class Column:
             0 if the metadata are absent or damaged.
         """
         try:
-            group = json.loads(self.blobs.get(f"{_layout.column_path(self.key)}/zarr.json"))
+            path = f"{_layout.column_path(self.key)}/zarr.json"
+            group = json.loads(self.blobs.get(path, 0, _MAX_METADATA_NBYTES))
             n_slots = group["consolidated_metadata"]["metadata"][_layout.RUN]["shape"][0]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, LookupError, TypeError, RecursionError):
             return 0
         # A damaged number must not become the length for good.
         return n_slots if type(n_slots) is int and 0 <= n_slots < MAX_ADVERTISED else 0
@@ -380,9 +386,11 @@ class Column:
     def _layout_in_metadata(self) -> dict[str, Any] | None:
         path = f"{_layout.column_path(self.key)}/zarr.json"
         try:
-            group = json.loads(self.blobs.get(path))
+            group = json.loads(self.blobs.get(path, 0, _MAX_METADATA_NBYTES))
             return records.parse(json.dumps(group["attributes"]["featurestore"]).encode(), path)
-        except (FileNotFoundError, ValueError, KeyError, TypeError, CorruptDataError):
+        except (FileNotFoundError, ValueError, LookupError, TypeError, RecursionError):
+            return None
+        except CorruptDataError:
             return None
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featurestore.storage import layout as _layout
-from featurestore.storage.slots import read_key_record, slot_numbers
+from featurestore.storage.slots import MAX_SLOT_DIGITS, read_key_record, slot_numbers
 from featurestore.typing import DIGEST_NBYTES
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from featurestore.storage.blob import Blobs
     from featurestore.storage.layout import ColumnLayout
 
+MAX_MARKER_NBYTES = 2**16  # a marker of 256 rows has less than 2 KiB
 MAX_LISTINGS = 8  # two that agree end a refresh; under heavy writing this many do
 
 
@@ -199,7 +200,7 @@ class ColumnIndex:
         folder = f"{_layout.column_path(self.layout.key)}/{_layout.DAMAGE}"
         seen: dict[int, str] = {}
         for info in self._blobs.list(folder):
-            if not info.name.isdecimal():
+            if not info.name.isdecimal() or len(info.name) > MAX_SLOT_DIGITS:
                 continue
             slot = int(info.name)
             seen[slot] = info.version
@@ -251,13 +252,15 @@ def read_damage(blobs: Blobs, layout: ColumnLayout, slot: int) -> frozenset[int]
         costs a recomputation, never a wrong value.
     """
     try:
-        data = blobs.get(damage_path(layout, slot))
+        data = blobs.get(damage_path(layout, slot), 0, MAX_MARKER_NBYTES)
     except FileNotFoundError:
         return frozenset()
     try:
-        return frozenset(int(n) for n in json.loads(data)["rows"])
-    except (ValueError, KeyError, TypeError):
-        return frozenset(range(layout.rows_per_slot))
+        rows = frozenset(int(n) for n in json.loads(data)["rows"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        rows = frozenset((-1,))
+    everything = frozenset(range(layout.rows_per_slot))
+    return rows if rows <= everything else everything
 
 
 def write_damage(

@@ -14,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numcodecs
 import numpy as np
 
 from featurestore.options import available_cpus
 from featurestore.storage import layout as _layout
+from featurestore.storage.frames import decode_exactly
 from featurestore.storage.shard import ABSENT, crc32c
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ Selection: TypeAlias = tuple[slice, ...]
 """Which part of each row: one slice with step 1 per axis."""
 
 READ_WHOLE = 0.5  # a shard of which this share is wanted is read in one piece
+MAX_WHOLE_NBYTES = 2**28  # unless it is far larger than a slot is meant to be
 CONFIRM_AFTER_S = 0.05  # an NFS client may have cached that a file is not there
 
 _scratch = threading.local()
@@ -270,13 +271,16 @@ class _Shard:
         self._index_nbytes = 16 * int(np.prod(self._grid)) + 4
         if self._nbytes < self._index_nbytes:
             raise _BadChunkError("its file is cut short")
+        self._end = self._nbytes - self._index_nbytes
+        plain = int(np.prod(self._chunk_shape)) * np.dtype(self._dtype).itemsize
+        self._max_nbytes = plain + plain // 128 + 1024  # what does not compress grows a little
         self._whole: NDArray[np.uint8] | None = None
         self._index: NDArray[np.uint64] | None = None
 
     def prepare(self, n_wanted: int) -> None:
         """Read the index, and the rest too where most of it is wanted."""
         n_chunks = int(np.prod(self._grid))
-        if n_wanted >= READ_WHOLE * n_chunks:
+        if n_wanted >= READ_WHOLE * n_chunks and self._nbytes <= MAX_WHOLE_NBYTES:
             self._whole = self._fetch(0, self._nbytes)
             raw = self._whole[-self._index_nbytes :]
         else:
@@ -331,7 +335,7 @@ class _Shard:
         offset, nbytes = (int(n) for n in self._index[number])
         if offset == ABSENT:
             raise _BadChunkError("a chunk that should hold it is absent")
-        if nbytes < 4 or offset + nbytes > self._nbytes - self._index_nbytes:
+        if not 4 <= nbytes <= self._max_nbytes or offset + nbytes > self._end:
             raise _BadChunkError("the index of its file points outside of it")
         return offset, nbytes
 
@@ -352,8 +356,8 @@ class _Shard:
             out.reshape(-1)[:] = np.frombuffer(payload, self._dtype)
             return
         try:
-            _zstd().decode(payload, out.reshape(-1).view(np.uint8))
-        except (RuntimeError, ValueError) as err:
+            decode_exactly(payload, out.reshape(-1).view(np.uint8))
+        except ValueError as err:
             raise _BadChunkError("a chunk that holds it cannot be decompressed") from err
 
     def _decode(self, payload: NDArray[np.uint8]) -> NDArray[Any]:
@@ -384,13 +388,6 @@ def _scratch_memory(nbytes: int) -> NDArray[np.uint8]:
         held = np.empty(nbytes + nbytes // 8, np.uint8)
         _scratch.memory = held
     return held[:nbytes]
-
-
-def _zstd() -> Any:
-    codec = getattr(_scratch, "zstd", None)
-    if codec is None:
-        codec = _scratch.zstd = numcodecs.Zstd()
-    return codec
 
 
 def _as_slice(numbers: NDArray[np.int64]) -> slice | NDArray[np.int64]:

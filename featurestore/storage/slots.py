@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from featurestore.storage.layout import ColumnLayout
 
 STATISTICS_VALUES = 2**15
+MAX_SLOT_DIGITS = 12  # row numbers are 64-bit integers
 SAMPLE_NBYTES = 2**20  # enough to see whether values compress
 
 
@@ -204,10 +205,11 @@ def read_key_record(blobs: Blobs, layout: ColumnLayout, slot: int) -> NDArray[np
         unpublished.
     """
     try:
-        data = blobs.get(layout.slot_name(_layout.IMAGE, slot))
+        nbytes = layout.rows_per_slot * DIGEST_NBYTES
+        data = blobs.get(layout.slot_name(_layout.IMAGE, slot), 0, nbytes + 5)  # one too many
     except FileNotFoundError:
         return None
-    payload = without_crc(data, layout.rows_per_slot * DIGEST_NBYTES)
+    payload = without_crc(data, nbytes)
     if payload is None:
         return None
     return np.frombuffer(payload, np.uint8).reshape(-1, DIGEST_NBYTES)
@@ -394,4 +396,5 @@ def slot_numbers(names: Sequence[str]) -> list[int]:
         Of those that are slots, in the order given.
     """
     parts = (name.split(".") for name in names)
-    return [int(p[1]) for p in parts if len(p) > 1 and p[0] == "c" and p[1].isdecimal()]
+    numbers = (p[1] for p in parts if len(p) > 1 and p[0] == "c" and p[1].isdecimal())
+    return [int(number) for number in numbers if len(number) <= MAX_SLOT_DIGITS]
