@@ -19,7 +19,7 @@ from PIL import Image, ImageFile, ImageOps
 from featurestore.errors import ImageDecodeError, InvalidInputError
 from featurestore.images.digest import orientation, own_copy
 from featurestore.images.eps import rasterise
-from featurestore.images.formats import READABLE, is_eps, why_not_a_picture
+from featurestore.images.formats import READABLE, declared_size, is_eps, why_not_a_picture
 from featurestore.options import get_options
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 DAMAGE = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, RuntimeError),
     *(ArithmeticError, EOFError, MemoryError, struct.error, Warning),
-    Image.DecompressionBombError,
 )
 DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
 BACKGROUNDS = {"white": 255, "black": 0, "grey": 128}
@@ -58,7 +57,7 @@ class _Opened:
     """A picture as Pillow has it, before the policy."""
 
     image: Image.Image
-    n_frames: int = 1
+    has_frames: bool = False
     packed: str = ""
     """How the file packs its pixels, in Pillow's words."""
 
@@ -94,6 +93,11 @@ def decode(content: ImageContent, policy: DecodePolicy) -> Decoded:
         return _under_policy(_open(content, policy), policy)
     except ImageDecodeError:
         raise
+    except Image.DecompressionBombError as err:
+        raise _refused(
+            f"it or a part of it is too large ({err}); if it is no decompression bomb, raise "
+            "PIL.Image.MAX_IMAGE_PIXELS"
+        ) from err
     except DAMAGE as err:
         said = str(err) or type(err).__name__
         raise _refused(f"it is damaged or of a kind that Pillow cannot read ({said})") from err
@@ -117,18 +121,29 @@ def _open_file(data: bytes, policy: DecodePolicy) -> _Opened:
                 "fs.preprocess(eps_dpi=...)"
             )
         data = rasterise(data, policy.eps_dpi)
+    _require_small(declared_size(data))
     image = _identify(data)
-    _require_small(image)
-    n_frames = int(getattr(image, "n_frames", 1))
-    if policy.frame >= n_frames:
-        raise _refused(f"it has no frame {policy.frame}, only {n_frames}, counted from 0")
+    _require_small(image.size)
+    # Not n_frames, unless it is asked for: Pillow counts the pages of a TIFF in quadratic time,
+    # and a small file may declare a million.
+    has_frames = bool(getattr(image, "is_animated", False))
     if policy.frame:
-        image.seek(policy.frame)
-        _require_small(image)
+        _seek(image, policy.frame)
+        _require_small(image.size)
     packed = str([tile.args for tile in image.tile])
     image.load()
     # The second picture of a camera's MPO is a preview or a gain map, not an alternative.
-    return _Opened(image, 1 if image.format == "MPO" else n_frames, packed)
+    return _Opened(image, has_frames and image.format != "MPO", packed)
+
+
+def _seek(image: ImageFile.ImageFile, frame: int) -> None:
+    try:
+        image.seek(frame)
+    except EOFError as err:
+        # Of a TIFF, Pillow stands at the last page, and its count is wrong by now.
+        tiff = image.format == "TIFF"
+        n_frames = image.tell() + 1 if tiff else getattr(image, "n_frames", 1)
+        raise _refused(f"it has no frame {frame}, only {n_frames}, counted from 0") from err
 
 
 def _identify(data: bytes) -> ImageFile.ImageFile:
@@ -147,18 +162,18 @@ def _openers() -> tuple[tuple[Callable[[bytes], Any], Callable[..., ImageFile.Im
     return tuple((accepts, factory) for factory, accepts in registered if accepts is not None)
 
 
-def _require_small(image: Image.Image) -> None:
-    n_pixels, most = image.width * image.height, get_options().max_image_pixels
-    if n_pixels > most:
+def _require_small(size: tuple[int, int]) -> None:
+    (width, height), most = size, get_options().max_image_pixels
+    if width * height > most:
         raise _refused(
-            f"it has {image.width} x {image.height} pixels, more than max_image_pixels={most} "
+            f"it has {width} x {height} pixels, more than max_image_pixels={most} "
             "allows; if it is no decompression bomb, raise that with fs.set_options"
         )
 
 
 def _under_policy(opened: _Opened, policy: DecodePolicy) -> Decoded:
     image, notes = opened.image, set()
-    if opened.n_frames > 1 and policy.frame == 0:
+    if opened.has_frames and policy.frame == 0:
         notes.add("frames")
     if orientation(image) != 1:
         if policy.exif == "apply":

@@ -78,6 +78,49 @@ def has_picture_signature(start: bytes) -> bool:
     return start[8:12] == b"WEBP" or start[4:12] in (b"ftypavif", b"ftypavis")
 
 
+def declared_size(data: bytes) -> tuple[int, int]:
+    """Return the size that a file declares, where Pillow takes memory for it as it opens the file.
+
+    Parameters
+    ----------
+    data : bytes
+        The file.
+
+    Returns
+    -------
+    tuple of int
+        Width and height [px] of a WebP, or of the largest picture in an icon; (0, 0) for all other
+        formats, whose size is known before memory is taken.
+    """
+    if data[8:12] == b"WEBP":
+        return _webp_size(data)
+    if data[:4] == b"\0\0\1\0":
+        n = int.from_bytes(data[4:6], "little")
+        offsets = {int.from_bytes(data[i : i + 4], "little") for i in range(18, 18 + 16 * n, 16)}
+        sizes = [_icon_size(data[offset : offset + 24]) for offset in offsets]
+        return max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
+    return 0, 0
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    kind, head = data[12:16], data[20:30]
+    if kind == b"VP8X":
+        return int.from_bytes(head[4:7], "little") + 1, int.from_bytes(head[7:10], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(head[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:10], "little")
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _icon_size(head: bytes) -> tuple[int, int]:
+    if head.startswith(b"\x89PNG"):
+        return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+    sides = (int.from_bytes(head[i : i + 4], "little", signed=True) for i in (4, 8))
+    width, height = map(abs, sides)
+    return width, height
+
+
 def why_not_a_picture(data: bytes) -> str:
     """Say why bytes cannot be read as a picture.
 
