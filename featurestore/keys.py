@@ -165,5 +165,6 @@ def spell_tap(record: ModelRecord, tap: Tap) -> str:
     str
         Such as ``"features.10"`` or ``"layer1.0.relu@1"``.
     """
-    module = record.module(tap.module)
-    return str(replace(tap, call=None) if module.n_calls == 1 else tap)
+    # A column may outlive its module in a record that was changed; it is named all the same.
+    once = any(module.name == tap.module and module.n_calls == 1 for module in record.modules)
+    return str(replace(tap, call=None) if once else tap)

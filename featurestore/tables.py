@@ -165,6 +165,29 @@ class TagTable(list[Tag]):
         return format_table(("tag", "columns", "rows", "made"), rows, right=(1, 2))
 
 
+def printable(text: str) -> str:
+    r"""Spell out what would steer a terminal: names may come from a stranger's store.
+
+    Parameters
+    ----------
+    text : str
+        Any text.
+
+    Returns
+    -------
+    str
+        The same on one line, control characters as escapes.
+
+    Examples
+    --------
+    >>> printable("grün\x1b[2J")
+    'grün\\x1b[2J'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def format_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
 ) -> str:
@@ -191,6 +214,8 @@ def format_table(
     a       1
     bcdef  20
     """
+    header = [printable(cell) for cell in header]
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[k]) for row in [header, *rows]) for k in range(len(header))]
     lines = []
     for row in [header, *rows]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featurestore.canonical import digest_of
-from featurestore.errors import FeaturesMissingError
+from featurestore.errors import CorruptDataError, FeaturesMissingError
 from featurestore.options import format_nbytes
 from featurestore.storage.layout import make_layout
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from featurestore.images.imageset import ImageSet
-    from featurestore.keys import Wanted
+    from featurestore.keys import FeatureSpec, Wanted
     from featurestore.planning.models import Model
     from featurestore.storage.catalog import Catalog
+    from featurestore.storage.layout import ColumnLayout
 
 UNIT_IMAGES = 1024  # images per unit of work
 
@@ -168,12 +169,49 @@ def make_plan(catalog: Catalog, model: Model, wanted: Sequence[Wanted], images: 
 
 
 def _gap(catalog: Catalog, wanted: Wanted, images: ImageSet, first: NDArray[np.intp]) -> Gap:
-    missing = first[catalog.column(wanted.key).lookup(images.digests[first]) < 0]
+    column = catalog.column(wanted.key)
+    require_layout(column.layout, wanted.feature, wanted.dims, wanted.shape)
+    missing = first[column.lookup(images.digests[first]) < 0]
     full = wanted.full
     derivable = np.zeros(len(missing), bool)
     if full is not None and len(missing):
-        derivable = catalog.column(full.key).lookup(images.digests[missing]) >= 0
+        column = catalog.column(full.key)
+        require_layout(column.layout, full, wanted.full_dims, wanted.full_shape)
+        derivable = column.lookup(images.digests[missing]) >= 0
     return Gap(wanted, missing[~derivable], missing[derivable])
+
+
+def require_layout(
+    layout: ColumnLayout | None, feature: FeatureSpec, dims: Sequence[str], shape: Sequence[int]
+) -> None:
+    """Raise if a column is laid out for other rows than its model gives.
+
+    Parameters
+    ----------
+    layout : ColumnLayout or None
+        The column's; ``None`` if it has never held a row.
+    feature : FeatureSpec
+        What is wanted.
+    dims, shape : sequence
+        Names and sizes of the axes of one row, as the model's record has them.
+
+    Raises
+    ------
+    CorruptDataError
+        If they differ: one of the two documents is not what was written.
+    """
+    if layout is None:
+        return
+    found = (layout.dtype, layout.dims, layout.shape, dict(layout.feature))
+    if found != (feature.dtype, tuple(dims), tuple(shape), feature.to_json()):
+        raise CorruptDataError(
+            f"The column {layout.key} holds {layout.dtype} rows ({', '.join(layout.dims)}) of "
+            f"shape {layout.shape}, and its model gives {feature.dtype} ({', '.join(dims)}) of "
+            f"{tuple(shape)}: its layout, or the model's record, is not what was written. No value "
+            "was returned. Use a new store, or a copy from before it was changed.",
+            path=f"layouts/{layout.key}.json",
+            images=[],
+        )
 
 
 def require_complete(plan: Plan, where: str) -> None:

@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from featurestore.canonical import digest_of
 from featurestore.errors import CorruptDataError, InvalidInputError, NotFoundError, did_you_mean
 from featurestore.images.imageset import ImageSet
 from featurestore.storage import layout as _layout
@@ -78,11 +79,11 @@ def list_image_sets(catalog: Catalog) -> list[ImageSetInfo]:
     for key in document_keys(catalog.blobs, "imagesets"):
         try:
             document = catalog.read(_layout.document_path("imagesets", key))
-        except CorruptDataError as err:
-            _log.warning("%s", err)  # one damaged set must not hide the others
+            images = None if document is None else ImageSet.from_record(document["record"])
+        except (CorruptDataError, InvalidInputError) as err:
+            _log.warning("image set %s: %s", key, err)  # one must not hide the others
             continue
-        if document is not None:
-            images = ImageSet.from_record(document["record"])
+        if document is not None and images is not None:
             found.append(ImageSetInfo(key, images.label, len(images), str(document["created"])))
     return sorted(found, key=lambda entry: (entry.created, entry.key))
 
@@ -158,5 +159,12 @@ def find_images(catalog: Catalog, name: str) -> ImageSet:
 
 def _read(catalog: Catalog, key: str) -> ImageSet:
     document = catalog.read(_layout.document_path("imagesets", key))
-    assert document is not None
+    # Every part of a set stands in its key; what does not was put there by somebody else.
+    if document is None or digest_of("imageset", document["record"]) != key:
+        raise CorruptDataError(
+            f"The image set {key} in {catalog} is not the one that its key stands for. Nothing of "
+            "it is used; ask with the pictures again, and it is written anew.",
+            path=_layout.document_path("imagesets", key),
+            images=[],
+        )
     return ImageSet.from_record(document["record"])
