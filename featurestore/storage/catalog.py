@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import os
@@ -10,6 +11,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from featurestore.canonical import digest_of
 from featurestore.errors import (
     CorruptDataError,
     InvalidInputError,
@@ -21,6 +23,7 @@ from featurestore.storage import layout as _layout
 from featurestore.storage import records
 from featurestore.storage.blob import LocalBlobs
 from featurestore.storage.column import Column
+from featurestore.storage.schema import is_feature
 
 _log = logging.getLogger(__name__)
 
@@ -207,8 +210,12 @@ class Catalog:
         list of str
             Sorted, each once.
         """
-        records_ = (self.model(key) for key in document_keys(self.blobs, "models"))
-        return sorted({record.label for record in records_ if record is not None})
+        labels = set()
+        for key in document_keys(self.blobs, "models"):
+            with contextlib.suppress(CorruptDataError):  # the others are listed all the same
+                record = self.model(key)
+                labels |= {record.label} if record is not None else set()
+        return sorted(labels)
 
     def create_run(self, facts: Mapping[str, Json]) -> str:
         """Write the record of a run.
@@ -280,8 +287,12 @@ class Catalog:
             except CorruptDataError as err:
                 _log.warning("%s", err)  # one column's damage must not hide the others
                 continue
-            if layout is not None:
+            if layout is None:
+                continue
+            if is_feature(layout.feature) and digest_of("feature", dict(layout.feature)) == key:
                 yield layout
+            else:
+                _log.warning("column %s in %s says it is of something else; left out", key, self)
 
 
 def document_keys(blobs: Blobs, kind: str) -> list[str]:
@@ -300,7 +311,8 @@ def document_keys(blobs: Blobs, kind: str) -> list[str]:
         Without documents that were set aside.
     """
     names = (info.name for info in blobs.list(kind))
-    return [name.removesuffix(".json") for name in names if name.endswith(".json")]
+    keys = [name.removesuffix(".json") for name in names if name.endswith(".json")]
+    return [key for key in keys if _layout.is_key(key)]  # whatever else lies there is not ours
 
 
 def open_catalog(path: PathLike, mode: Mode) -> Catalog:
