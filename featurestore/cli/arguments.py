@@ -70,6 +70,25 @@ def open_to_read(path: Path) -> FeatureStore:
     return open_store(path, mode="r")
 
 
+def open_to_change(path: Path) -> FeatureStore:
+    """Open a store for a command that puts in order what is there.
+
+    Parameters
+    ----------
+    path : Path
+        The store's folder.
+
+    Returns
+    -------
+    FeatureStore
+        Opened with ``mode="a"``; never a new one, as a mistyped path would make it.
+    """
+    from featurestore.store import open_store
+
+    open_to_read(path)
+    return open_store(path)
+
+
 def print_json(document: Any) -> None:
     """Print a document for programs.
 

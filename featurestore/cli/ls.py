@@ -16,6 +16,7 @@ def run(
     images: Annotated[
         bool, typer.Option("--images", help="List the image sets instead of the columns.")
     ] = False,
+    by_size: Annotated[bool, typer.Option("--size", help="Largest columns first.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the columns of a store: models, modules, numbers of images, sizes on disk."""
@@ -28,6 +29,8 @@ def run(
             sys.stdout.write(f"{sets!r}\n")
         return
     columns = opened.ls()
+    if by_size:
+        columns.sort(key=lambda column: -column.nbytes)
     if as_json:
         print_json([column.to_json() for column in columns])
     else:

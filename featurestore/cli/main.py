@@ -1,6 +1,7 @@
 """The program ``featurestore``: one command per file, one place for errors and exit codes.
 
-Exit codes: 0 done; 1 it could not be done; 2 the call makes no sense as it stands; 130, 143 or 138
+Exit codes: 0 done; 1 it could not be done; 2 the call makes no sense as it stands; 3 ``verify``
+found damage that is not repaired; 130, 143 or 138
 stopped by SIGINT (Ctrl-C), SIGTERM or SIGUSR1, and what was computed is kept: the same command goes
 on from there. (138 is 128 + 10, the number of SIGUSR1 on Linux.)
 """
@@ -16,7 +17,19 @@ from typing import Any
 
 import typer
 
-from featurestore.cli import demo, get, ls, models, modules, plan
+from featurestore.cli import (
+    compact,
+    demo,
+    drop,
+    du,
+    get,
+    ls,
+    models,
+    modules,
+    plan,
+    tag,
+    verify,
+)
 from featurestore.errors import FeatureStoreError, FeatureStoreWarning, InvalidInputError
 
 app = typer.Typer(
@@ -47,7 +60,7 @@ def _explained(run: Callable[..., None]) -> Callable[..., None]:
     return explained
 
 
-for command in (get, plan, ls, models, modules, demo):
+for command in (get, plan, ls, du, models, modules, verify, compact, tag, drop, demo):
     app.command(name=command.__name__.rpartition(".")[2])(_explained(command.run))
 
 

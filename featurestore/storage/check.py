@@ -102,6 +102,7 @@ def check_slot(column: Column, slot: int, *, fast: bool) -> list[Finding]:
             Finding("unreadable", layout.slot_name(_layout.ACTIVATIONS, slot), str(err),
                     column.key, slot)
         ]  # fmt: skip
+    marked = read_damage(column.blobs, layout, slot) & frozenset(live.tolist())
     if bad:
         findings.insert(
             0,
@@ -113,9 +114,9 @@ def check_slot(column: Column, slot: int, *, fast: bool) -> list[Finding]:
                 slot,
                 tuple(sorted(bad)),
                 tuple(record[n].tobytes().hex() for n in sorted(bad)),
+                repaired=bad <= marked,
             ),
         )
-    marked = read_damage(column.blobs, layout, slot) & frozenset(live.tolist())
     if not fast and marked - bad:
         text = f"{len(marked - bad)} rows are marked as damaged and are whole"
         path = damage_path(layout, slot)

@@ -126,7 +126,7 @@ class Column:
             Sum of file sizes [bytes], unpublished leftovers included.
         """
         folder = f"{_layout.column_path(self.key)}/{_layout.ACTIVATIONS}"
-        return sum(info.nbytes for info in self.blobs.list(folder))
+        return sum(info.nbytes for info in self.blobs.list(folder) if slot_numbers([info.name]))
 
     def new_slot(
         self,

@@ -63,7 +63,7 @@ def leftovers(column: Column, oldest: float) -> list[tuple[str, BlobInfo]]:
         for info in blobs.list(folder):
             for slot in slot_numbers([info.name]):
                 since = max(info.modified, records[slot].modified if slot in records else 0.0)
-                if since < oldest and _is_unread(blobs, layout, slot, slot in records):
+                if since <= oldest and _is_unread(blobs, layout, slot, slot in records):
                     found.append((folder, info))
     folders = [base, *(f"{base}/{array}" for array in (*_DATA, _layout.IMAGE, _layout.DAMAGE))]
     return found + _temporary_files(blobs, folders, oldest)
@@ -202,7 +202,7 @@ def _temporary_files(
         (folder, info)
         for folder in folders
         for info in blobs.leftovers(folder)
-        if info.modified < oldest
+        if info.modified <= oldest
     ]
 
 

@@ -248,11 +248,12 @@ def make_room(
         )
     evicted, n_kept, nbytes = [], 0, 0
     for column, n in zip(free, spare, strict=True):
-        if total + needed - nbytes <= limit:
+        if total + needed <= limit:
             break
         if n:
             stored = catalog.column(column.key)
             nbytes += drop_rows(stored, protected.get(column.key, ())).nbytes
+            total -= n
             n_kept += stored.n_rows()
             evicted.append(str(column))
     return DropReport(tuple(evicted), nbytes, n_kept)

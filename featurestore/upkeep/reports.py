@@ -124,7 +124,8 @@ class VerifyReport:
         how = "sizes and small files" if self.fast else f"{format_nbytes(self.nbytes)} of values"
         lines = [
             f"<featurestore.VerifyReport {self.store!r}: {'ok' if self.ok else 'NOT OK'}>",
-            f"  {self.n_columns} columns, {self.n_slots} slots, {self.n_rows} rows; {how} checked"
+            f"  {counted(self.n_columns, 'column')}, {counted(self.n_slots, 'slot')}, "
+            f"{counted(self.n_rows, 'row')}; {how} checked"
             + (f", {self.n_skipped} slots before the interruption" if self.n_skipped else ""),
         ]
         lines += self._damage_lines()
@@ -135,7 +136,9 @@ class VerifyReport:
         if self.n_pictures:
             counts = Counter(picture.change for picture in self.pictures)
             said = ", ".join(f"{n} {change}" for change, n in counts.items())
-            lines.append(f"  {self.n_pictures} pictures read again: {said or 'all as stored'}")
+            lines.append(
+                f"  {counted(self.n_pictures, 'picture')} read again: {said or 'all as stored'}"
+            )
         lines += [f"    {p.name}: {p.text}" for p in self.pictures[:MAX_SHOWN]]
         return "\n".join(lines)
 
@@ -174,9 +177,10 @@ class CompactReport:
 
     def __repr__(self) -> str:
         return (
-            f"<featurestore.CompactReport: {self.n_slots_emptied} slots became "
-            f"{self.n_slots_written} ({self.n_rows_moved} rows moved), "
-            f"{self.n_files_removed} files removed, {format_nbytes(self.nbytes_freed)} freed, "
+            f"<featurestore.CompactReport: {counted(self.n_slots_emptied, 'slot')} became "
+            f"{self.n_slots_written} ({counted(self.n_rows_moved, 'row')} moved), "
+            f"{counted(self.n_files_removed, 'file')} removed, "
+            f"{format_nbytes(self.nbytes_freed)} freed, "
             f"{format_nbytes(self.nbytes_waiting)} waiting for the grace period>"
         )
 
@@ -193,8 +197,26 @@ class DropReport:
     """Rows that stayed, because a tag protects them or shares their slot."""
 
     def __repr__(self) -> str:
-        kept = f", {self.n_rows_kept} rows kept for tags" if self.n_rows_kept else ""
+        kept = f", {counted(self.n_rows_kept, 'row')} kept for tags" if self.n_rows_kept else ""
         return (
-            f"<featurestore.DropReport: {len(self.columns)} columns, "
+            f"<featurestore.DropReport: {counted(len(self.columns), 'column')}, "
             f"{format_nbytes(self.nbytes_freed)} freed{kept}>"
         )
+
+
+def counted(n: int, noun: str) -> str:
+    """Spell a number of things.
+
+    Parameters
+    ----------
+    n : int
+        How many.
+    noun : str
+        What, in the singular.
+
+    Returns
+    -------
+    str
+        Such as ``"1 row"`` or ``"2 rows"``.
+    """
+    return f"{n} {noun}{'' if n == 1 else 's'}"
