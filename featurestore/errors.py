@@ -19,9 +19,10 @@
     ├── MemoryBudgetError                          would not fit in memory
     ├── DiskSpaceError                             would not fit on the disk
     ├── ReadOnlyError                              open with mode="a"
+    ├── StoreUnavailableError (also OSError)       the disk or network fails: try again later
     └── MissingDependencyError (also ImportError)  pip install "featurestore[...]"
 
-    ExtractionInterrupted (a KeyboardInterrupt)    stopped by the user; what was done is kept
+    ExtractionInterrupted (a KeyboardInterrupt)    stopped by a signal; what was done is kept
 
 A message says what was asked, what was found and what to do. Facts are attributes: nobody has to
 parse a text. Every error survives pickling, because workers send them home.
@@ -142,12 +143,19 @@ class ReadOnlyError(FeatureStoreError):
     """The store was opened with ``mode="r"`` or cannot be written."""
 
 
+class StoreUnavailableError(FeatureStoreError, OSError):
+    """The store is gone or its disk does not answer, which is not damage (`path`, `errno`)."""
+
+
 class MissingDependencyError(FeatureStoreError, ImportError):
     """A library that this call needs is not installed (`package`, `extra`)."""
 
 
 class ExtractionInterrupted(_WithFacts, KeyboardInterrupt):
-    """The user stopped an extraction; what was computed is kept (`n_done`, `n_missing`).
+    """A signal stopped an extraction; what was computed is kept.
+
+    Facts are `signal` (its number, such as ``signal.SIGINT`` for Ctrl-C), `n_done` and `n_missing`
+    (images). A program may end with ``sys.exit(128 + err.signal)``, as the command line does.
 
     Not a `FeatureStoreError`: a loop that goes on after errors must still stop at Ctrl-C.
 

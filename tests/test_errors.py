@@ -31,6 +31,7 @@ BASES = {
     "MemoryBudgetError": (FeatureStoreError,),
     "DiskSpaceError": (FeatureStoreError,),
     "ReadOnlyError": (FeatureStoreError,),
+    "StoreUnavailableError": (FeatureStoreError, OSError),
     "ExtractionInterrupted": (errors._WithFacts, KeyboardInterrupt),
     "MissingDependencyError": (FeatureStoreError, ImportError),
 }
@@ -131,6 +132,7 @@ def test_errors_come_home_from_another_process():
     [
         (errors.FeaturesMissingError, KeyError),
         (errors.StoreNotFoundError, OSError),
+        (errors.StoreUnavailableError, OSError),
         (errors.IdentityError, ValueError),
         (errors.MissingDependencyError, ImportError),
         (errors.ExtractionInterrupted, KeyboardInterrupt),

@@ -59,7 +59,9 @@ def slow_forward(session, batch):
     return rows
 
 def slow_publish(column, *words):
-    reach("publish")
+    while moment == "handing over 1" and counts.get("forward", 0) < 3:
+        time.sleep(0.01)
+    reach("handing over" if moment == "handing over 1" else "publish")
     publish(column, *words)
 
 TorchSession.forward, Column.publish = slow_forward, slow_publish
@@ -120,7 +122,7 @@ def child(tmp_path_factory):
         ("publish 1", ["SIGTERM"], 16, {}),
         ("publish 1", ["SIGINT", "SIGINT", "SIGINT"], 16, {}),
         # Memory for one batch only: the writer is busy, so the third waits to be handed over.
-        ("publish 1", ["SIGTERM"], 12, {"memory_budget": 4 * 4 * (3 + 8) * 32 * 32 * 4}),
+        ("handing over 1", ["SIGTERM"], 12, {"memory_budget": 4 * 4 * (3 + 8) * 32 * 32 * 4}),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, list) else str(value),
 )

@@ -104,6 +104,7 @@ def extract(catalog: Catalog, plan: Plan, settings: Settings) -> Report:
     if not any(len(gap.compute) or len(gap.derive) for gap in plan.gaps):
         return report
     catalog.require_writable("what is missing")
+    catalog.blobs.now()  # writes, so that what forbids writing shows before any work
     require_disk_space(catalog, plan)
     observations = Observations()
     stop = Interrupts()

@@ -15,6 +15,7 @@ from featurestore.errors import (
 from featurestore.networks import registry
 from featurestore.networks.network import is_network
 from featurestore.networks.spec import probe_mismatch
+from featurestore.storage.presence import require_place
 
 if TYPE_CHECKING:
     from featurestore.networks.network import Network
@@ -163,6 +164,7 @@ def resolve_request(catalog: Catalog, request: ModelRequest) -> Model:
             missing=(),
             model=request.label,
         )
+    require_place(catalog.blobs)  # before the work of loading a model that could not be remembered
     network = registry.load(request)
     model = resolve_network(catalog, network, request)
     standing = catalog.create_alias(request, model.key)
@@ -203,7 +205,9 @@ def resolve_network(
     if record is not None:
         # Identity is established; what it computes is compared only before it computes more.
         return Model(record, request=request, network=network)
-    record = network.record
+    if catalog.mode == "a":
+        require_place(catalog.blobs)
+    record = network.record  # probes the network, which takes a while
     if catalog.mode == "a":
         record = catalog.create_model(record)
     return Model(record, request=request, network=network, is_new=True)

@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import logging
 import os
-import shutil
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,13 +15,18 @@ from featurestore.errors import (
     CorruptDataError,
     InvalidInputError,
     ReadOnlyError,
-    StoreNotFoundError,
 )
 from featurestore.networks.spec import ModelRecord
 from featurestore.storage import layout as _layout
 from featurestore.storage import records
-from featurestore.storage.blob import LocalBlobs
 from featurestore.storage.column import Column
+from featurestore.storage.presence import (
+    StoreBlobs,
+    explained,
+    free_nbytes,
+    require_place,
+    require_store,
+)
 from featurestore.storage.schema import is_feature
 
 _log = logging.getLogger(__name__)
@@ -81,8 +85,14 @@ class Catalog:
                 "store": uuid.uuid4().hex,
                 "created": now(),
             }
+            require_place(self.blobs)
             records.create(self.blobs, _layout.MARKER, document)
-            self._is_marked = True
+            self._expect_marker()
+
+    def _expect_marker(self) -> None:
+        self._is_marked = True  # and the store is gone from now on where its marker is
+        if isinstance(self.blobs, StoreBlobs):
+            self.blobs.expect(_layout.MARKER)
 
     def __str__(self) -> str:
         return str(getattr(self.blobs, "root", self.blobs))
@@ -124,7 +134,7 @@ class Catalog:
             Free disk space for this user [bytes]; ``None`` where that is not known.
         """
         root = getattr(self.blobs, "root", None)
-        return shutil.disk_usage(root).free if isinstance(root, Path) else None
+        return free_nbytes(root) if isinstance(root, Path) else None
 
     def alias(self, request: ModelRequest) -> str | None:
         """Look up which model a request means in this store.
@@ -347,45 +357,17 @@ def open_catalog(path: PathLike, mode: Mode) -> Catalog:
             f"{path!r} is not a path. Give a folder, such as 'features.fstore'."
         )
     root = Path(path).expanduser()
-    blobs = LocalBlobs(root)
-    catalog = Catalog(blobs, mode)
-    marker = catalog.read(_layout.MARKER) if root.is_dir() else None
-    if marker is not None:
-        _layout.require_format(marker, f"The store {root}")
-    else:
-        _require_place(root, mode)
-        if mode == "a" and root.is_dir() and any(root.iterdir()):
-            catalog.require_writable("its marker")  # lost or damaged: made again
+    catalog = Catalog(StoreBlobs(root), mode)
+    with explained(root):
+        marker = catalog.read(_layout.MARKER) if root.is_dir() else None
+        if marker is not None:
+            _layout.require_format(marker, f"The store {root}")
+            catalog._expect_marker()
+        else:
+            require_store(root, mode)
+            if mode == "a" and root.is_dir() and any(root.iterdir()):
+                catalog.require_writable("its marker")  # lost or damaged: made again
     return catalog
-
-
-def _require_place(root: Path, mode: Mode) -> None:
-    """Raise unless a store is there, or may be made there by the first write."""
-    if root.is_dir() and (root / "layouts").is_dir():
-        _log.warning("%s has lost its %s; it is read as format 1", root, _layout.MARKER)
-        return  # every document says its own format too
-    if mode == "r":
-        raise StoreNotFoundError(
-            f"There is no feature store at {root}. Check the path, or open it with mode='a' to "
-            "make one.",
-            path=str(root),
-        )
-    if root.exists() and not root.is_dir():
-        raise InvalidInputError(f"{root} is a file, not a folder that could hold a store.")
-    known = {
-        "models",
-        "aliases",
-        "imagesets",
-        "runs",
-        f"{_layout.MARKER}.damaged",
-    }  # of a run that was stopped at its start
-    if root.is_dir() and any(
-        not entry.name.startswith(".") and entry.name not in known for entry in root.iterdir()
-    ):
-        raise InvalidInputError(
-            f"{root} is a folder with other things in it, not a feature store. "
-            "Give a new folder, such as 'features.fstore'."
-        )
 
 
 def now() -> str:
