@@ -95,12 +95,11 @@ class Publisher:
             When a file that is written now was written [s since 1970].
         """
         temporary = _temporary_in(self.root)
-        try:
-            with self._explaining():
-                _write_file(disk.open_new(temporary), temporary, [b"now"])
-                return temporary.stat().st_mtime
-        finally:
-            _remove_quietly(temporary)
+        with self._explaining(), _removing_on_failure(temporary):
+            _write_file(disk.open_new(temporary), temporary, [b"now"])
+            now = temporary.stat().st_mtime
+            disk.unlink(temporary)
+        return now
 
     def _write(
         self, target: Path, parts: Sequence[Buffer], publish: Callable[[Path], bool]
@@ -110,19 +109,14 @@ class Publisher:
         with self._explaining():
             for attempt in range(1, MAX_ATTEMPTS + 1):
                 temporary = _temporary_in(folder)
-                descriptor = self._open_new(temporary)
-                try:
-                    _write_file(descriptor, temporary, parts)
-                    done = publish(temporary)
-                except FileNotFoundError:
-                    # Swept as a leftover while this process was stopped.
-                    if temporary.exists() or attempt == MAX_ATTEMPTS:
-                        _remove_quietly(temporary)
-                        raise
-                    continue
-                except BaseException:
-                    _remove_quietly(temporary)
-                    raise
+                with _removing_on_failure(temporary):
+                    _write_file(self._open_new(temporary), temporary, parts)
+                    try:
+                        done = publish(temporary)
+                    except FileNotFoundError:
+                        if temporary.exists() or attempt == MAX_ATTEMPTS:
+                            raise
+                        continue  # swept as a leftover while this process was stopped
                 disk.sync_folder(folder)
                 self._settle(folder)
                 self._was_there = True
@@ -220,11 +214,8 @@ def _publish_without_links(temporary: Path, target: Path) -> bool:
     except FileExistsError:
         disk.unlink(temporary)
         return False
-    try:
+    with _removing_on_failure(target):  # or the name would be spent
         return _publish_over(temporary, target)
-    except BaseException:
-        _remove_quietly(target)  # or the name would be spent
-        raise
 
 
 def _publish_over(temporary: Path, target: Path) -> bool:
@@ -232,10 +223,15 @@ def _publish_over(temporary: Path, target: Path) -> bool:
     return True
 
 
-def _remove_quietly(path: Path) -> None:
-    # On the way out with an error that matters more; what stays is swept one day.
-    with contextlib.suppress(OSError):
-        disk.unlink(path)
+@contextlib.contextmanager
+def _removing_on_failure(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        # On the way out with an error that matters more; what stays is swept one day.
+        with contextlib.suppress(OSError):
+            disk.unlink(path)
+        raise
 
 
 def _explained(err: OSError, root: Path) -> Exception | None:
