@@ -315,7 +315,7 @@ def test_frozen_rows_are_neither_dropped_nor_evicted(store, folder):
     store.tag("paper", kept)
     with pytest.raises(InvalidInputError, match="'paper'"):
         store.drop("tiny", "features.4")
-    with pytest.raises(DiskSpaceError, match="must stay"):
+    with pytest.raises(DiskSpaceError, match="frozen by tags"):
         store.drop(to_fit=0)
     assert store.ls()[0].n_images == 24
     size = {c.module: c.nbytes for c in store.ls()}

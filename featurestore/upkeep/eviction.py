@@ -237,15 +237,7 @@ def make_room(
     free = [column for column in held if column.key not in keep]
     spare = [sum(droppable(catalog.column(c.key), protected.get(c.key, ())).values()) for c in free]
     if total + needed - sum(spare) > limit:
-        bound = total - sum(spare)
-        raise DiskSpaceError(
-            f"{catalog} may take {format_nbytes(limit)} (store_limit). What is asked for needs up "
-            f"to {format_nbytes(needed)} beside {format_nbytes(bound)} that must stay. Nothing was "
-            "computed or evicted. Raise the limit with fs.set_options(store_limit='…'), remove a "
-            "tag, or ask for fewer modules at once.",
-            projected_nbytes=needed + bound,
-            free_nbytes=max(0, limit - bound),
-        )
+        raise _cannot_fit(catalog, limit, needed, total - sum(spare), list(protected))
     evicted, n_kept, nbytes = [], 0, 0
     for column, n in zip(free, spare, strict=True):
         if total + needed <= limit:
@@ -257,3 +249,17 @@ def make_room(
             n_kept += stored.n_rows()
             evicted.append(str(column))
     return DropReport(tuple(evicted), nbytes, n_kept)
+
+
+def _cannot_fit(
+    catalog: Catalog, limit: int, needed: int, bound: int, tagged: Collection[str]
+) -> DiskSpaceError:
+    asked = f"What is asked for needs up to {format_nbytes(needed)}, and " if needed else ""
+    tags = " or frozen by tags" if tagged else ""
+    return DiskSpaceError(
+        f"{catalog} is to take at most {format_nbytes(limit)}. {asked}{format_nbytes(bound)} of it "
+        f"cannot go, because it is in use{tags}. Nothing was computed or evicted. Raise the limit "
+        "(the option store_limit, or to_fit), remove a tag, or ask for fewer modules at once.",
+        projected_nbytes=needed + bound,
+        free_nbytes=max(0, limit - bound),
+    )

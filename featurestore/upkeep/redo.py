@@ -52,7 +52,7 @@ def redo_sample(catalog: Catalog, images: ImageSet, n: int, report: VerifyReport
     for layout in catalog.layouts():
         feature: Any = layout.feature
         record = catalog.model(str(feature["model"]))
-        if record is None:
+        if record is None or not catalog.column(layout.key).n_rows():
             continue
         tap = Tap(str(feature["module"]), int(feature["call"]), tuple(feature["path"]))
         name = f"{record.label} {spell_tap(record, tap)}"
