@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,8 @@ import numpy as np
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from featurestore.errors import CorruptDataError
+from featurestore.errors import CorruptDataError, MemoryBudgetError
+from featurestore.options import format_nbytes
 from featurestore.readouts import apply_readout
 from featurestore.storage.reader import DamagedRowsError
 
@@ -56,6 +58,8 @@ class StoredRows:
         ------
         CorruptDataError
             If a row is damaged and there is no other copy of it.
+        MemoryBudgetError
+            If the machine has not enough memory for them.
         """
         while True:
             try:
@@ -64,6 +68,15 @@ class StoredRows:
                 # What was damaged is a miss from now on, and what was moved is found where it is
                 # now: another copy serves, or the next look-up finds none and says so.
                 continue
+            except MemoryError as err:
+                nbytes = len(images) * np.dtype(self.dtype).itemsize
+                nbytes *= math.prod(s.stop - s.start for s in selection)
+                raise MemoryBudgetError(
+                    f"{len(images)} rows take {format_nbytes(nbytes)}, which is more than this "
+                    "machine has left. Select a part first, such as .isel(image=slice(0, 100)).",
+                    projected_nbytes=nbytes,
+                    allowed_nbytes=0,
+                ) from err
 
     def _read(self, images: NDArray[np.intp], selection: Selection) -> NDArray[Any]:
         # Looked up at each read: compaction may have moved a row since the array was made.
