@@ -238,9 +238,14 @@ def open_regular(path: PathLike) -> Iterator[BinaryIO]:
         If there is no such file, or it is a folder, FIFO, socket or device.
     """
     stamp_file(path)  # before opening, which would wait for the writer of a FIFO
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - see stamp_file
+    # What takes the file's place in between must not make us wait either.
+    with open(path, "rb", buffering=0, opener=_open_at_once) as file:
         _require_regular(os.fstat(file.fileno()), path)
         yield file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _require_regular(status: os.stat_result, path: PathLike) -> None:

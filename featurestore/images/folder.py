@@ -11,6 +11,8 @@ import numpy as np
 
 from featurestore.errors import InvalidInputError
 from featurestore.filehash import open_regular
+from featurestore.images.columns import escaped
+from featurestore.images.content import why_unreadable
 from featurestore.images.formats import SUFFIXES, has_picture_signature
 from featurestore.images.imageset import targets
 
@@ -25,7 +27,7 @@ logger = logging.getLogger(__name__)
 SIGNATURE_NBYTES = 32
 
 
-def find_images(folder: str) -> list[str]:
+def find_images(folder: str) -> tuple[list[str], dict[str, str]]:
     """List the images of a folder and its sub-folders.
 
     Hidden files and folders are left out, and so is whatever neither has a picture's suffix nor
@@ -39,35 +41,33 @@ def find_images(folder: str) -> list[str]:
 
     Returns
     -------
-    list of str
+    images : list of str
         Paths relative to the folder, with ``/``, sorted by code point.
+    failures : dict of str
+        Sub-folders that cannot be listed, with ``/`` at the end, and why.
 
     Raises
     ------
     InvalidInputError
-        If there is none, or a sub-folder cannot be listed.
+        If there is none.
     """
     found: list[str] = []
+    failures: dict[str, str] = {}
     n_ignored = 0
-    try:
-        for relative, path in _walk(folder, "", frozenset()):
-            if is_picture(path):
-                found.append(relative)
-            else:
-                n_ignored += 1
-    except OSError as err:
-        raise InvalidInputError(
-            f"The images of {folder!r} cannot be listed: {err.filename}: {err.strerror}."
-        ) from err
+    for relative, path in _walk(folder, "", frozenset(), failures):
+        if is_picture(path):
+            found.append(relative)
+        else:
+            n_ignored += 1
     if n_ignored:
         logger.info("%s: %d files are no pictures and were ignored.", folder, n_ignored)
-    if not found:
+    if not found and not failures:
         raise InvalidInputError(
             f"There are no images in {folder!r} or its sub-folders; {n_ignored} other files were "
             f"found. Files count as images by suffix ({', '.join(sorted(SUFFIXES))}) or by their "
             "first bytes."
         )
-    return sorted(found)
+    return sorted(found), failures
 
 
 def class_coords(relative: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -115,20 +115,27 @@ def is_picture(path: str) -> bool:
         return False
 
 
-def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, str]]:
+def _walk(
+    folder: str, prefix: str, above: frozenset[tuple[int, int]], failures: dict[str, str]
+) -> Iterator[tuple[str, str]]:
     """Yield the relative and the absolute path of every file."""
-    status = os.stat(folder)  # noqa: PTH116 - os.scandir's companion
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return  # a link to a folder above: an endless loop
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
-                continue
-            if _is_folder(entry):
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here})
-            else:
-                yield prefix + entry.name, entry.path
+    try:
+        status = os.stat(folder)  # noqa: PTH116 - os.scandir's companion
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            return  # a link to a folder above: an endless loop
+        with os.scandir(folder) as listed:
+            entries = list(listed)
+    except OSError as err:
+        failures[escaped(prefix)] = f"the folder cannot be listed: {why_unreadable(err)}"
+        return
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name == "__MACOSX":
+            continue
+        if _is_folder(entry):
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here}, failures)
+        else:
+            yield prefix + entry.name, entry.path
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -207,8 +207,9 @@ def _matches(pattern: PathLike) -> list[str]:
 
 
 def _in_folder(folder: str, file_names: Sequence[PathLike] | None) -> _Found:
+    unlisted: dict[str, str] = {}
     if file_names is None:
-        relative: Sequence[str] = find_images(folder)
+        relative, unlisted = find_images(folder)
     else:
         listed = [os.path.normpath(Path(folder, name)) for name in _listed(file_names)]
         relative = _relative(listed, folder)
@@ -216,6 +217,7 @@ def _in_folder(folder: str, file_names: Sequence[PathLike] | None) -> _Found:
     paths = [os.path.join(folder, name) for name in relative]  # noqa: PTH118 - a Path takes 10 times as long
     found = _of_files(paths, relative, label)
     found.coords.update(class_coords(found.names or ()))
+    found.failures.update(unlisted)
     return found
 
 

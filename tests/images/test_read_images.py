@@ -424,17 +424,18 @@ def test_a_folder_in_a_list_is_an_error(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a user without privileges")
-def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path):
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path):
     write(tmp_path, {"a.png": png(1), "sub/b.png": png(2)})
     (tmp_path / "sub").chmod(0)
     try:
-        with pytest.raises(InvalidInputError, match="cannot be listed"):
+        with pytest.raises(ImageDecodeError, match="cannot be listed: permission denied") as error:
             read_images(tmp_path)
     finally:
         (tmp_path / "sub").chmod(0o700)
+    assert list(error.value.failures) == ["sub/"]
 
 
-def test_a_folder_that_fails_while_it_is_listed_is_an_error(tmp_path, monkeypatch):
+def test_a_folder_that_fails_while_it_is_listed_is_named(tmp_path, monkeypatch):
     write(tmp_path, {"a.png": png(1), "sub/b.png": png(2)})
     original = os.scandir
 
@@ -444,8 +445,9 @@ def test_a_folder_that_fails_while_it_is_listed_is_an_error(tmp_path, monkeypatc
         return original(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(InvalidInputError, match="sub: Permission denied"):
-        read_images(tmp_path)
+    images, failures = take_images(tmp_path)
+    assert images.names == ("a.png",)
+    assert failures == {"sub/": "the folder cannot be listed: permission denied"}
 
 
 def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
