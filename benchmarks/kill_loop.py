@@ -15,6 +15,7 @@ through the public interface, and the reader compares with the network's own for
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -94,6 +95,12 @@ class Writer:
     def close(self) -> None:
         self.listen()
         os.close(self.pipe)
+
+    def stop(self) -> None:
+        """Kill it for good, if it was not killed before."""
+        with contextlib.suppress(ProcessLookupError, ChildProcessError, OSError):
+            self.kill()
+            self.close()
 
 
 def compact_until_killed(root: Path) -> None:
@@ -186,9 +193,7 @@ def _kill_in_one_store(root, rounds, n_writers, n_images, compact, rng, outcome)
             )
     finally:
         for writer in writers:
-            os.kill(writer.pid, signal.SIGKILL)
-            os.waitpid(writer.pid, 0)
-            writer.close()
+            writer.stop()
     outcome.acknowledged += len(acknowledged)
     count_leftovers(root, outcome)
 

@@ -6,6 +6,7 @@ every k. Nothing else in this folder may write, link, rename or remove.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from typing import TYPE_CHECKING, TypeVar
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     Hook: TypeAlias = Callable[[str, Path], None]
 
 Result = TypeVar("Result")
+
+# Constants of renameat2(2) and renamex_np(2): the current folder, and twice "replace nothing".
+_HERE, _NO_REPLACE, _EXCLUSIVE = -100, 1, 4
 
 before: Hook | None = None
 """For tests: called with the name and path of each call, before it."""
@@ -117,6 +121,41 @@ def link(source: Path, target: Path) -> None:
         The file, and its second name.
     """
     _call("link", target, lambda: os.link(source, target))
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Give a file another name in one step, if nothing has that name.
+
+    Parameters
+    ----------
+    source, target : Path
+        The file, and its new name.
+
+    Raises
+    ------
+    NotImplementedError
+        If this system or file system has no such call.
+    """
+    _call("rename_new", target, lambda: _rename_new(source, target))
+
+
+def _rename_new(source: Path, target: Path) -> None:
+    if os.name == "nt":
+        source.rename(target)  # which replaces nothing there
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(source), os.fsencode(target)
+    if hasattr(libc, "renameat2"):
+        failed = libc.renameat2(_HERE, names[0], _HERE, names[1], _NO_REPLACE)
+    elif hasattr(libc, "renamex_np"):  # macOS
+        failed = libc.renamex_np(*names, _EXCLUSIVE)
+    else:
+        raise NotImplementedError
+    if failed:
+        number = ctypes.get_errno()
+        if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise NotImplementedError
+        raise OSError(number, os.strerror(number), str(target))
 
 
 def rename(source: Path, target: Path) -> None:

@@ -43,6 +43,8 @@ class Publisher:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.marker = ""
+        """A file that is there while the folder is what it was; the folder itself if empty."""
         self._was_there = root.is_dir()
         self._settled: set[Path] = set()
 
@@ -131,7 +133,7 @@ class Publisher:
             return disk.open_new(temporary)
 
     def _make_folder(self, folder: Path) -> None:
-        if self._was_there and not self.root.is_dir():
+        if self._was_there and not (self.root / self.marker).exists():
             # Making it anew would begin an empty store beside the one that comes back.
             raise StoreNotFoundError(
                 f"The store {self.root} was here and is gone: moved, deleted, or on a disk that is "
@@ -204,10 +206,21 @@ def _publish_new(temporary: Path, target: Path) -> bool:
 
 
 def _publish_without_links(temporary: Path, target: Path) -> bool:
-    """Take the name by an empty file, then put the content there in one step.
+    try:
+        disk.rename_new(temporary, target)
+    except FileExistsError:
+        disk.unlink(temporary)
+        return False
+    except NotImplementedError:
+        return _publish_in_two_steps(temporary, target)
+    return True
 
-    Not one step in all, but safe: whoever reads between the two, or after a kill there, finds an
-    empty file, which is no document, no shard and no key record.
+
+def _publish_in_two_steps(temporary: Path, target: Path) -> bool:
+    """Take the name by an empty file, then put the content there.
+
+    Whoever reads between the two, or after a kill there, finds an empty file, which is no document,
+    no shard and no key record.
     """
     try:
         os.close(disk.open_new(target))

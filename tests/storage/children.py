@@ -14,6 +14,7 @@ import os
 import signal
 import struct
 import sys
+import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -220,11 +221,10 @@ def write_until_killed(root: Path, n_images: int, seed: int, descriptor: int) ->
 
 
 def write_all(
-    root: Path, names: Sequence[str], n_images: int, seed: int, *, n_batch: int = 20
+    catalog: Catalog, names: Sequence[str], n_images: int, seed: int, *, n_batch: int = 20
 ) -> None:
     """Write all rows of some columns, batch by batch, in an order of one's own."""
     rng = np.random.default_rng(seed)
-    catalog = open_catalog(root, "a")
     run = catalog.create_run({"seed": seed})
     order = rng.permutation(n_images)
     for start in range(0, n_images, n_batch):
@@ -243,16 +243,20 @@ def fork(work: Callable[[], None]) -> int:
         work()
         status = 0
     finally:
+        if status:  # nobody else would tell
+            traceback.print_exc()
         os._exit(status)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("kills", "exits"):
+    for verb in ("kills", "exits", "writers"):
         one = verbs.add_parser(verb)
         one.add_argument("--rounds", type=int, default=15)
         one.add_argument("--compact", action="store_true")
+        one.add_argument("--hard")
+        one.add_argument("--start")
         one.add_argument("--modes", nargs="*")
         one.add_argument("--every", type=int, default=1)
     arguments = parser.parse_args()
@@ -261,6 +265,10 @@ def main() -> None:
         from benchmarks.kill_loop import run_kills
 
         outcome = run_kills(arguments.rounds, n_writers=3, compact=arguments.compact)
+    elif arguments.verb == "writers":
+        from tests.storage.many import run_writers
+
+        outcome = run_writers(arguments.hard, arguments.start)
     else:
         from tests.storage.operations import run_exits
 

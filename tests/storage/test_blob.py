@@ -20,14 +20,24 @@ def test_exactly_one_of_many_writers_creates_a_blob(blobs):
     assert blobs.get("a/b/c") == contents[won.index(True)]
 
 
-def test_exactly_one_writer_wins_where_there_are_no_hard_links(blobs, monkeypatch):
+@pytest.mark.parametrize("can_rename", [True, False])
+def test_exactly_one_writer_wins_where_there_are_no_hard_links(blobs, monkeypatch, can_rename):
     def refuse(*_args, **_kwargs):
         raise OSError(errno.EPERM, "no links here")
 
+    def lack(*_args):
+        raise NotImplementedError
+
     monkeypatch.setattr(os, "link", refuse)
-    assert blobs.create("a", b"first")
-    assert not blobs.create("a", b"second")
-    assert blobs.get("a") == b"first"
+    if not can_rename:
+        monkeypatch.setattr(disk, "_rename_new", lack)
+    contents = [f"writer {n}".encode() for n in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda data: blobs.create("a/b/c", data), contents))
+    assert sum(won) == 1
+    assert blobs.get("a/b/c") == contents[won.index(True)]
+    assert not blobs.create("a/b/c", b"later")
+    assert blobs.leftovers("a/b") == []
 
 
 def test_a_link_that_succeeded_though_the_reply_was_lost_counts_as_ours(blobs, monkeypatch):
