@@ -165,6 +165,7 @@ def test_good_rows_stay_and_every_bad_picture_is_named_with_its_reason(
     require_same_rows(features, clean)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # what Pillow says of damaged tags
 @pytest.mark.parametrize(
     "format", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "JPEG2000", "AVIF"]
 )
