@@ -22,6 +22,7 @@ from featurestore.cli import (
     demo,
     drop,
     du,
+    explain,
     get,
     ls,
     models,
@@ -60,7 +61,7 @@ def _explained(run: Callable[..., None]) -> Callable[..., None]:
     return explained
 
 
-for command in (get, plan, ls, du, models, modules, verify, compact, tag, drop, demo):
+for command in (get, plan, explain, ls, du, models, modules, verify, compact, tag, drop, demo):
     app.command(name=command.__name__.rpartition(".")[2])(_explained(command.run))
 
 
