@@ -14,9 +14,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import CancelledError
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
@@ -25,6 +26,9 @@ from featurestore.extraction.workers import CHANGED, from_json, receive, send
 from featurestore.images.content import Files, ImageContent
 from featurestore.images.decode import Decoded, decode
 from featurestore.options import get_options
+
+if sys.platform == "linux":
+    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,9 +40,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# -P: a stray json.py in the working folder must not take the place of Python's.
+# -P: a json.py in the working folder must not take the place of Python's.
 COMMAND = (sys.executable, "-P", "-m", "featurestore.extraction.workers")
 START_TIMEOUT_S = 120  # a cold network file system, and all workers at once
+WATCH_S = 0.1  # how often is looked who is late
+PIPE_NBYTES = 2**20  # what Linux allows everyone; 64 KiB cost a picture ten switches of process
 NONSENSE = "its decoder gave an answer that makes no sense"
 DEATH_TIMEOUT_S = 10  # between the end of a process's output and its own
 
@@ -114,8 +120,11 @@ class DecodeProcesses:
         self._all: set[_Process] = set()
         self._idle: list[_Process] = []
         self._closed = False
+        self._stop = threading.Event()
+        self._watchdog = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
+        self._watchdog.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -127,6 +136,8 @@ class DecodeProcesses:
             idle, self._idle = self._idle, []
         for process in idle:
             self._bury(process)
+        self._stop.set()
+        self._watchdog.join()
 
     def decode(self, images: ImageSet, position: int, policy: DecodePolicy) -> Decoded:
         """Read, check and decode an image. Safe to call from many threads.
@@ -156,7 +167,7 @@ class DecodeProcesses:
         FeatureStoreError
             If no process can be started.
         """
-        path, body = "", b""
+        path, body, name = "", b"", images.names[position]
         if isinstance(images.source, Files):
             path = images.source.paths[position]
         else:
@@ -171,7 +182,6 @@ class DecodeProcesses:
             "max_image_pixels": get_options().max_image_pixels,
             "memory_budget": get_options().memory_budget,
         }
-        name = images.names[position]
         try:
             with self._permits:
                 answer, pixels = self._ask(header, body)
@@ -189,6 +199,13 @@ class DecodeProcesses:
         image = Image.frombytes("RGB", tuple(answer["size"]), pixels)
         image.info = from_json(answer["info"])
         return Decoded(image, frozenset(answer["notes"]))
+
+    def _watch(self) -> None:
+        while not self._stop.wait(WATCH_S):
+            with self._lock:
+                processes = list(self._all)
+            for process in processes:
+                process.kill_if_late()
 
     @contextlib.contextmanager
     def _nobody_else(self) -> Iterator[None]:
@@ -246,7 +263,6 @@ class _Process:
     """A decoding process, seen from here; used by one thread at a time, except for `kill`."""
 
     def __init__(self) -> None:
-        new_group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
         try:
             self._process = subprocess.Popen(
                 COMMAND,
@@ -255,14 +271,17 @@ class _Process:
                 env=_environment(),
                 # Out of reach of the terminal's Ctrl-C, also while it starts.
                 start_new_session=True,
-                creationflags=new_group,
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
         except OSError as err:
             raise _not_started(str(err)) from err
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
+        self._lock = threading.Lock()  # guards what follows
+        self._deadline = math.inf
         self._expired = False
+        _enlarge(self._answers)
 
     def require_started(self) -> None:
         """Wait until it is ready, so that no picture is blamed for a start that failed."""
@@ -281,28 +300,30 @@ class _Process:
     def _exchange(
         self, timeout_s: float, header: dict[str, Any] | None = None, body: bytes = b""
     ) -> Message:
-        timer = threading.Timer(timeout_s, self._expire)
-        timer.daemon = True
-        timer.start()
+        with self._lock:
+            self._deadline = time.monotonic() + timeout_s
+        nonsense = False
         try:
             if header is not None:
                 with contextlib.suppress(BrokenPipeError):  # dead already; what of, is said below
                     send(self._requests, header, body)
             answer = receive(self._answers)
-        except (OSError, ValueError, MemoryError) as err:
-            raise _DeathError(NONSENSE) from err
-        finally:
-            timer.cancel()
-            timer.join()  # so that nobody kills it later
+        except (OSError, ValueError, MemoryError):
+            answer, nonsense = None, self._process.poll() is None
+        with self._lock:
+            self._deadline = math.inf
         if self._expired:
             raise _DeathError(f"its decoder took longer than {timeout_s:g} s (decode_timeout_s)")
         if answer is None:
-            raise _DeathError(self._how_it_died())
+            raise _DeathError(NONSENSE if nonsense else self._how_it_died())
         return answer
 
-    def _expire(self) -> None:
-        self._expired = True
-        self.kill()
+    def kill_if_late(self) -> None:
+        """Kill it if it was to answer earlier than now."""
+        with self._lock:
+            if time.monotonic() > self._deadline:
+                self._expired = True
+                self.kill()
 
     def _how_it_died(self) -> str:
         try:
@@ -352,6 +373,12 @@ def _environment() -> dict[str, str]:
     path = os.pathsep.join(([given] if given else []) + paths)
     # Not one thread per core and process: pictures are decoded by one.
     return {**os.environ, "OPENBLAS_NUM_THREADS": "1"} | ({"PYTHONPATH": path} if path else {})
+
+
+def _enlarge(pipe: IO[bytes]) -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # this user has many large pipes already
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_NBYTES)
 
 
 def _undecodable(reason: str) -> ImageDecodeError:
