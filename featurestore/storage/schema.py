@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Check = Callable[[Any], bool]
 
 MAX_ROW_VALUES = 2**31  # 8 GiB per image; the widest modules of today's networks have 2**27
-MAX_CHUNK_VALUES = 2**28  # what one inner chunk may decompress to: 1 GiB
+MAX_CHUNK_VALUES = 2**26  # what one inner chunk may decompress to: 256 MiB; we write 2**19
 MAX_CHUNKS = 2**22  # per slot: an index of 64 MiB
 MAX_AXES = 16
 MAX_CALLS = 2**31
@@ -138,7 +138,10 @@ def _layout_contradiction(layout: Mapping[str, Any]) -> str:
     if chunk_rows > per_slot or chunk_rows * math.prod(chunk) > MAX_CHUNK_VALUES:
         return "chunk_rows"
     fits = len(chunk) == len(shape) and all(c <= n for c, n in zip(chunk, shape, strict=True))
-    if not fits or math.prod(-(-n // c) for n, c in zip(shape, chunk, strict=True)) > MAX_CHUNKS:
+    if not fits:
+        return "chunk_shape"
+    per_row = math.prod(-(-n // c) for n, c in zip(shape, chunk, strict=True))
+    if per_row * (per_slot // chunk_rows) > MAX_CHUNKS:
         return "chunk_shape"
     return ""
 
