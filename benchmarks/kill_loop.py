@@ -8,20 +8,18 @@ A row is a pure function of its image and column, so the reader knows what each 
 writer acknowledged (its call returned) before the reader looked has to be there. The other writers
 go on while it looks. Nothing is ever repaired. Every `STORE_ROUNDS` kills a new store is begun.
 
-With ``--network`` the writers are processes of their own that extract a small torchvision network
-through the public interface, and the reader compares with the network's own forward pass.
+With ``--network`` the writers extract a part of a small torchvision network through the public
+interface, and the reader compares with the network's own forward pass.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import select
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,13 +33,14 @@ from featurestore.storage.compaction import compact_column
 from featurestore.storage.sweep import sweep_column
 from tests.storage.children import (
     FEATURES,
+    acknowledge_to,
     check,
     fork,
     parse_acknowledged,
     write_until_killed,
 )
 
-STORE_ROUNDS = 40
+STORE_ROUNDS = 25
 MAX_DELAY_S = 0.12  # many writes fit in, so that kills hit all of them
 GRACE_S = 0.3  # instead of a day: files go under the eyes of readers and writers that are slow
 
@@ -145,7 +144,7 @@ def count_leftovers(root: Path, outcome: Outcome) -> None:
 
 
 def run_kills(
-    rounds: int, *, n_writers: int, n_images: int = 400, compact: bool = False, seed: int = 0
+    rounds: int, *, n_writers: int, n_images: int = 150, compact: bool = False, seed: int = 0
 ) -> dict[str, float]:
     """Kill a random writer each round; returns the facts of an `Outcome`."""
     rng = random.Random(seed)
@@ -156,6 +155,7 @@ def run_kills(
             _kill_in_one_store(
                 Path(folder) / "s.fstore", part, n_writers, n_images, compact, rng, outcome
             )
+        print(f"{outcome.kills} kills", file=sys.stderr)
     outcome.seconds = time.perf_counter() - began
     return asdict(outcome)
 
@@ -187,7 +187,7 @@ def _kill_in_one_store(root, rounds, n_writers, n_images, compact, rng, outcome)
             outcome.wrong += verdict.n_wrong
             outcome.damaged += verdict.n_damaged
             writers[victim].close()
-            n_images += 20
+            n_images += 6
             writers[victim] = start(
                 root, n_images, rng.getrandbits(32), compacts=compact and victim == 0
             )
@@ -204,6 +204,7 @@ def _kill_in_one_store(root, rounds, n_writers, n_images, compact, rng, outcome)
 N_PICTURES = 48
 MODULES = ["conv", "pool"]
 BATCH_SIZE = 4
+NETWORK_ROUNDS = 5  # until a new store is begun: of few pictures nothing is left to write
 
 
 def make_network():
@@ -222,22 +223,18 @@ def make_network():
     return fs.wrap(named, name="kill-loop", preprocess=transform), named, transform
 
 
-def extract_until_killed(root: Path, pictures: Path) -> None:
-    """Extract through the public interface, saying which images are asked for and done."""
+def extract_until_killed(root: Path, wrapped, images, seed: int, pipe: int) -> None:
+    """Extract parts of the pictures through the public interface, saying which are done."""
     import featurestore as fs
 
-    wrapped, _, _ = make_network()
-    images = fs.read_images(pictures)
     fs.set_options(commit_interval_s=0.05, n_threads=1, n_decode_workers=1)
-    rng = random.Random(os.getpid())
-    print("ready", flush=True)
-    sys.stdin.readline()
+    send, rng = acknowledge_to(pipe), random.Random(seed)
     while True:
-        store = fs.open_store(root)
         chosen = rng.sample(range(N_PICTURES), 12)
-        part = images[chosen]
-        store.get_many(wrapped, MODULES, part, batch_size=BATCH_SIZE, progress=False)
-        print(json.dumps(chosen), flush=True)
+        store = fs.open_store(root)
+        store.get_many(wrapped, MODULES, images[chosen], batch_size=BATCH_SIZE, progress=False)
+        for module in MODULES:
+            send(module, chosen)
 
 
 def true_values(pictures: Path):
@@ -260,10 +257,13 @@ def true_values(pictures: Path):
 
 
 def run_network_kills(rounds: int) -> dict[str, float]:
-    """Kill an extraction each round, at a random moment after it began."""
+    """Kill one of two extractions each round, at a random moment."""
+    import torch
+
     import featurestore as fs
     from benchmarks.common import make_jpegs
 
+    torch.set_num_threads(1)  # so that there is no pool of threads that a fork would lose
     outcome, began = Outcome(), time.perf_counter()
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -272,52 +272,68 @@ def run_network_kills(rounds: int) -> dict[str, float]:
         true = true_values(pictures)
         wrapped, _, _ = make_network()
         images = fs.read_images(pictures)
-        root = Path(folder) / "0.fstore"
-        done: set = set()
-        for number in range(rounds):
-            child = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.kill_loop",
-                 "--child", str(root), "--pictures", str(pictures)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            )  # fmt: skip
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
-            assert child.stdin is not None
-            child.stdin.write("go\n")
-            child.stdin.flush()
-            time.sleep(rng.uniform(0, 1.5))
-            child.kill()
-            for line in child.stdout:
-                if line.endswith("]\n"):
-                    done.update(json.loads(line))
-            assert child.wait() == -signal.SIGKILL
-            outcome.kills += 1
-            if (root / "layouts").is_dir():
-                _compare_network(root, wrapped, images, true, done, outcome)
-            if len(done) >= N_PICTURES - 6:  # nearly full: a new store
-                outcome.acknowledged += len(MODULES) * len(done)
-                outcome.leftover_files += len(list(root.rglob(".tmp.*")))
-                root, done = Path(folder) / f"{number + 1}.fstore", set()
-        outcome.acknowledged += len(MODULES) * len(done)
-        outcome.leftover_files += len(list(root.rglob(".tmp.*"))) if root.is_dir() else 0
+        for number in range(-(-rounds // NETWORK_ROUNDS)):
+            root = Path(folder) / f"{number}.fstore"
+            _kill_networks_in_one_store(root, wrapped, images, true, rng, outcome)
+            print(f"{outcome}", file=sys.stderr)
     outcome.seconds = time.perf_counter() - began
     return asdict(outcome)
 
 
-def _compare_network(root, wrapped, images, true, done, outcome) -> None:
+def _kill_networks_in_one_store(root, wrapped, images, true, rng, outcome) -> None:
+    def begin() -> Writer:
+        receive, send = os.pipe()
+        seed = rng.getrandbits(32)
+        pid = fork(lambda: extract_until_killed(root, wrapped, images, seed, send))
+        os.close(send)
+        return Writer(pid, receive)
+
+    acknowledged: set = set()
+    for _ in range(NETWORK_ROUNDS):
+        writers = [begin(), begin()]
+        try:
+            # Until something is published, and then for as long again, more or less.
+            until = time.perf_counter() + rng.uniform(0, 4)
+            while time.perf_counter() < until and not writers[0].acknowledged:
+                time.sleep(0.01)
+                writers[0].listen()
+            time.sleep(rng.uniform(0, 0.3))
+            outcome.kills += sum(writer.kill() for writer in writers)
+        finally:
+            for writer in writers:
+                writer.listen()
+                acknowledged |= writer.acknowledged
+                writer.stop()
+        if (root / "layouts").is_dir():
+            _compare_network(root, wrapped, images, true, acknowledged, outcome)
+        else:
+            outcome.lost += len(acknowledged)
+    outcome.acknowledged += len(acknowledged)
+    outcome.leftover_files += len(list(root.rglob(".tmp.*")))
+
+
+def _compare_network(root, wrapped, images, true, acknowledged, outcome) -> None:
     import featurestore as fs
     from featurestore.errors import FeaturesMissingError, NotFoundError
 
     store = fs.open_store(root, mode="r")
     for module in MODULES:
-        for number in range(len(images)):
-            try:
-                row = store.get(wrapped, module, images[[number]]).values[0]
-            except (FeaturesMissingError, NotFoundError):
-                outcome.lost += number in done
-                continue
-            outcome.rows_checked += 1
-            outcome.wrong += row.tobytes() != true[module][number].tobytes()
+        numbers = list(range(N_PICTURES))
+        try:
+            rows = store.get(wrapped, module, images)
+        except FeaturesMissingError as err:
+            names = list(images)
+            numbers = [n for n in numbers if names[n] not in set(err.missing)]
+            rows = store.get(wrapped, module, images[numbers]) if numbers else []
+        except NotFoundError:
+            numbers, rows = [], []
+        outcome.lost += sum(
+            name == module and number not in numbers for name, number in acknowledged
+        )
+        if numbers:
+            for number, row in zip(numbers, rows.values, strict=True):
+                outcome.rows_checked += 1
+                outcome.wrong += row.tobytes() != true[module][number].tobytes()
 
 
 def main() -> None:
@@ -327,12 +343,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compact", action="store_true")
     parser.add_argument("--network", action="store_true")
-    parser.add_argument("--child", type=Path)
-    parser.add_argument("--pictures", type=Path)
     arguments = parser.parse_args()
-    if arguments.child is not None:
-        extract_until_killed(arguments.child, arguments.pictures)
-        return
     if arguments.network:
         outcome = run_network_kills(arguments.rounds)
     else:

@@ -359,13 +359,14 @@ def open_catalog(path: PathLike, mode: Mode) -> Catalog:
     root = Path(path).expanduser()
     catalog = Catalog(StoreBlobs(root), mode)
     with explained(root):
-        marker = catalog.read(_layout.MARKER) if root.is_dir() else None
+        entries = [entry.name for entry in root.iterdir()] if root.is_dir() else []
+        marker = catalog.read(_layout.MARKER) if entries else None
         if marker is not None:
             _layout.require_format(marker, f"The store {root}")
             catalog._expect_marker()
         else:
-            require_store(root, mode)
-            if mode == "a" and root.is_dir() and any(root.iterdir()):
+            require_store(root, mode, entries)
+            if mode == "a" and entries:
                 catalog.require_writable("its marker")  # lost or damaged: made again
     return catalog
 

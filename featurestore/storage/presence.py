@@ -25,7 +25,7 @@ from featurestore.storage.blob import LocalBlobs
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from featurestore.storage.blob import BlobInfo, Blobs
 
@@ -224,7 +224,7 @@ def require_present(blobs: Blobs) -> None:
         blobs.require_present()
 
 
-def require_store(root: Path, mode: Literal["a", "r"]) -> None:
+def require_store(root: Path, mode: Literal["a", "r"], entries: Collection[str]) -> None:
     """Raise unless a store without a marker is there, or one may be made by the first write.
 
     Parameters
@@ -233,6 +233,9 @@ def require_store(root: Path, mode: Literal["a", "r"]) -> None:
         The store.
     mode : {"a", "r"}
         ``"r"`` makes none.
+    entries : collection of str
+        What was in it *before* its marker was looked for: a store begins with its marker, so what
+        another process put there since is not taken for something else.
 
     Raises
     ------
@@ -241,7 +244,7 @@ def require_store(root: Path, mode: Literal["a", "r"]) -> None:
     InvalidInputError
         If the place is taken by something else.
     """
-    if root.is_dir() and (root / "layouts").is_dir():
+    if "layouts" in entries:
         _log.warning("%s has lost its %s; it is read as format 1", root, _layout.MARKER)
         return  # every document says its own format too
     if mode == "r":
@@ -260,11 +263,10 @@ def require_store(root: Path, mode: Literal["a", "r"]) -> None:
         "aliases",
         "imagesets",
         "runs",
+        _layout.MARKER,
         f"{_layout.MARKER}.damaged",
     }  # of a run that was stopped at its start
-    if root.is_dir() and any(
-        not entry.name.startswith(".") and entry.name not in known for entry in root.iterdir()
-    ):
+    if any(not name.startswith(".") and name not in known for name in entries):
         raise InvalidInputError(
             f"{root} is a folder with other things in it, not a feature store. "
             "Give a new folder, such as 'features.fstore'."

@@ -9,6 +9,7 @@ Run as ``python -m tests.storage.children kills`` or ``… exits``.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import signal
@@ -52,7 +53,7 @@ class Feature:
         """What the key is made from."""
         return FeatureSpec(MODEL, Tap(self.name, 0), None, "fp32", self.dtype).to_json()
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         return digest_of("feature", self.facts)
 
@@ -79,15 +80,16 @@ def digests_of(numbers: Iterable[int]) -> np.ndarray[Any, Any]:
 
 def true_rows(feature: Feature, numbers: Iterable[int]) -> np.ndarray[Any, Any]:
     """Return what the rows of images have to be, in the stored dtype."""
-    salt = int(feature.key[:8], 16)
-    rows = [
-        np.random.Generator(np.random.PCG64([salt, number])).normal(size=feature.shape)
-        for number in numbers
-    ]
-    values = np.array(rows, np.float32).reshape(-1, *feature.shape)
-    if feature.sparse:
-        values = np.maximum(values - 1, 0)
-    return values.astype(feature.dtype)
+    rows = [_true_row(feature, int(number)) for number in numbers]
+    return np.array(rows, feature.dtype).reshape(-1, *feature.shape)
+
+
+@functools.lru_cache(maxsize=20_000)
+def _true_row(feature: Feature, number: int) -> np.ndarray[Any, Any]:
+    seed = [int(feature.key[:8], 16), number]
+    values = np.random.Generator(np.random.PCG64(seed)).normal(size=feature.shape)
+    values = values.astype(np.float32)
+    return (np.maximum(values - 1, 0) if feature.sparse else values).astype(feature.dtype)
 
 
 @dataclass
@@ -120,8 +122,7 @@ def check(
         values = visible_rows(catalog, feature, n_images, verdict)
         found = sorted(values)
         if found:
-            right = true_rows(feature, found)
-            for number, true in zip(found, right, strict=True):
+            for number, true in zip(found, true_rows(feature, found), strict=True):
                 verdict.n_wrong += values[number].tobytes() != true.tobytes()
         verdict.n_rows += len(found)
         verdict.found[feature.name] = set(found)

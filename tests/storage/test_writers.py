@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from featurestore.storage import disk, reader
-from featurestore.storage.catalog import open_catalog
+from featurestore.storage.catalog import Catalog, open_catalog
 from featurestore.storage.column import Column
 from featurestore.storage.compaction import compact_column
 from featurestore.storage.reader import DamagedRowsError
@@ -54,6 +54,29 @@ def test_eight_writers_leave_the_rows_of_a_serial_run_and_wait_for_nobody(hard, 
         "missing_while_stopped": 0,
         "untrue": 0,
     }
+
+
+def test_a_store_that_another_process_begins_while_it_is_opened_is_no_strange_folder(
+    tmp_path, monkeypatch
+):
+    """The other process comes in between the look for the marker and the look at the folder."""
+    real = Catalog.read
+
+    def begin_meanwhile(self, path):
+        found = real(self, path)
+        monkeypatch.setattr(Catalog, "read", real)
+        _write(self.blobs.root, range(3))
+        return found
+
+    root = tmp_path / "s.fstore"
+    root.mkdir()
+    (root / ".tmp.x").write_bytes(b"")  # of a process that is about to write the marker
+    monkeypatch.setattr(Catalog, "read", begin_meanwhile)
+    catalog = open_catalog(root, "a")
+    publish(catalog, DENSE, range(3, 6), catalog.create_run({}))
+    column = open_catalog(root, "r").column(DENSE.key)
+    rows = column.read(column.lookup(digests_of(range(6))))
+    np.testing.assert_array_equal(rows, true_rows(DENSE, range(6)))
 
 
 @pytest.mark.parametrize("has_links", [True, False])
