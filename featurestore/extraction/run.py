@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import warnings
@@ -11,9 +12,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from featurestore.errors import (
+    DiskSpaceError,
     ExtractionInterrupted,
+    FeatureStoreError,
     FeatureStoreWarning,
     InvalidInputError,
+    ReadOnlyError,
+    StoreUnavailableError,
 )
 from featurestore.extraction.batches import Observations, iterate_batches
 from featurestore.extraction.events import (
@@ -28,7 +33,7 @@ from featurestore.extraction.report import Report
 from featurestore.extraction.writer import SlotWriter
 from featurestore.images.decode import describe_notes
 from featurestore.networks.network import DeviceMemoryError
-from featurestore.options import get_options
+from featurestore.options import format_nbytes, get_options
 from featurestore.planning.budget import divide_memory, require_disk_space
 from featurestore.policy import DecodePolicy
 from featurestore.readouts import apply_readout
@@ -96,6 +101,9 @@ def extract(catalog: Catalog, plan: Plan, settings: Settings) -> Report:
         If the store is read-only.
     DiskSpaceError, MemoryBudgetError
         If the work cannot fit; before the first forward pass.
+    DiskSpaceError, ReadOnlyError, StoreUnavailableError
+        If the disk fills up, is taken away or fails meanwhile: what was published before is kept
+        (`n_done`), and what was computed beyond it is not (`n_lost`).
     ExtractionInterrupted
         If SIGINT (Ctrl-C), SIGTERM or SIGUSR1 came: the batch at hand is finished, unless a second
         Ctrl-C comes, and what was computed is kept. Handlers are installed as `Interrupts` says.
@@ -148,6 +156,7 @@ class _Run:
     ) -> None:
         self.n_done = 0
         """Images of which every row is published."""
+        self._n_computed = 0
         self._catalog = catalog
         self._plan = plan
         self._group = group
@@ -192,6 +201,8 @@ class _Run:
             try:
                 with writer:
                     self._loop(session, writer)
+            except (DiskSpaceError, ReadOnlyError, StoreUnavailableError) as err:
+                raise self._with_numbers(err, writer.n_published) from err
             finally:
                 self.n_done = writer.n_published
                 self._tell(RunDone(self.n_done))
@@ -211,13 +222,15 @@ class _Run:
         n_failed = len(self._observations.failed)
         try:
             while True:
+                writer.require_working()  # computing what cannot be kept helps nobody
                 with self._stop.waiting():
                     batch = next(batches, None)
                 if batch is None:
                     break
-                writer.require_working()  # computing what cannot be kept helps nobody
+                writer.require_working()
                 with self._stop.computing():
                     results = self._forward(session, batch)
+                self._n_computed += len(batch.images)
                 for part, outputs in results:
                     self._put(writer, session, part, outputs)
                 failed = len(self._observations.failed)
@@ -286,6 +299,32 @@ class _Run:
             rows.append(apply_readout(wanted.feature.readout, full))
         digests = self._plan.images.digests[part]
         writer.put(digests, rows, range(len(rows)), self._id)
+
+    def _with_numbers(self, err: FeatureStoreError, n_done: int) -> FeatureStoreError:
+        """Say what an error of the store cost, besides what went wrong."""
+        n_lost, n_left = self._n_computed - n_done, len(self._group.images) - n_done
+        needed = sum(gap.nbytes for gap in self._group.gaps) * n_left // len(self._group.images)
+        free = None
+        with contextlib.suppress(OSError):  # of a disk that does not answer either
+            free = self._catalog.free_nbytes()
+        room = ""
+        if isinstance(err, DiskSpaceError) and free is not None:
+            room = (
+                f" {format_nbytes(free)} are free where up to {format_nbytes(needed)} were still "
+                "to be written; a quota may allow less."
+            )
+        return type(err)(
+            f"{err}{room} Of {len(self._group.images)} images {n_done} were computed and are kept; "
+            f"{n_lost} more were computed, could not be kept and will be computed again.",
+            **{
+                **err.facts,
+                "n_done": n_done,
+                "n_lost": n_lost,
+                "n_missing": n_left,
+                "needed_nbytes": needed,
+                "free_nbytes": free,
+            },
+        )
 
     def _choose_batch_size(self) -> int:
         if self._plan.model.record.row_depends_on_batch:

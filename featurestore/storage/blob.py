@@ -6,6 +6,7 @@ is the commit primitive: it succeeds for exactly one of any number of writers, w
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
@@ -13,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from featurestore.errors import FeatureStoreError
 from featurestore.storage.links import open_plain, require_inside
 from featurestore.storage.publish import TEMPORARY_PREFIX, Publisher
 
 if TYPE_CHECKING:
     import builtins
+    from collections.abc import Iterator
     from io import FileIO
 
 MAX_BUFFERS = 1024  # IOV_MAX
@@ -301,6 +304,32 @@ class LocalBlobs:
         except (FileNotFoundError, NotADirectoryError):
             return []
         return found
+
+
+@contextlib.contextmanager
+def removing_on_failure(blobs: Blobs, path: str) -> Iterator[None]:
+    """Remove a blob that nobody has seen yet, if what is to make it visible fails.
+
+    On a disk that is full it would take what room is left, once for every attempt.
+
+    Parameters
+    ----------
+    blobs : Blobs
+        The store.
+    path : str
+        The blob, which this process created.
+
+    Yields
+    ------
+    None
+        While it is being made visible.
+    """
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError, FeatureStoreError):  # the first error matters more
+            blobs.delete(path)
+        raise
 
 
 def _is_temporary(name: str) -> bool:

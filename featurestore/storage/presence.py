@@ -66,7 +66,7 @@ class StoreBlobs(LocalBlobs):
         marker : str
             Path of a blob that is there and that nobody removes.
         """
-        self._marker = marker
+        self._marker = self._publisher.marker = marker
 
     def require_present(self) -> None:
         """Raise if the store was here and is gone; nothing if it was never seen.

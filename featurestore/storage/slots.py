@@ -16,6 +16,7 @@ import xxhash
 
 from featurestore.errors import InvalidInputError
 from featurestore.storage import layout as _layout
+from featurestore.storage.blob import removing_on_failure
 from featurestore.storage.metadata import ZSTD_LEVEL
 from featurestore.storage.shard import ShardEncoder, crc32c
 from featurestore.typing import DIGEST_NBYTES
@@ -371,15 +372,14 @@ class SlotBuilder:
         record = key_record(layout, np.concatenate(self._digests))
         slot = first_guess
         while True:
-            if not blobs.create(layout.slot_name(_layout.ACTIVATIONS, slot), *shard):
-                slot += 1
-                continue
-            # Companions of a number whose shard is ours can only be ours, or a sweeper's leftovers.
-            blobs.replace(layout.slot_name(_layout.ROW_STATS, slot), row_stats)
-            blobs.replace(layout.slot_name(_layout.RUN, slot), companion)
-            if blobs.create(layout.slot_name(_layout.IMAGE, slot), record):
-                return slot
-            slot += 1  # swept while we were slow: the number is spent
+            if blobs.create(path := layout.slot_name(_layout.ACTIVATIONS, slot), *shard):
+                # Companions of a number whose shard is ours are ours, or a sweeper's leftovers.
+                with removing_on_failure(blobs, path):
+                    blobs.replace(layout.slot_name(_layout.ROW_STATS, slot), row_stats)
+                    blobs.replace(layout.slot_name(_layout.RUN, slot), companion)
+                if blobs.create(layout.slot_name(_layout.IMAGE, slot), record):
+                    return slot
+            slot += 1  # taken, or swept while we were slow: the number is spent
 
 
 def slot_numbers(names: Sequence[str]) -> list[int]:
