@@ -1,9 +1,9 @@
 """The program ``featurestore``: one command per file, one place for errors and exit codes.
 
 Exit codes: 0 done; 1 it could not be done; 2 the call makes no sense as it stands; 3 ``verify``
-found damage that is not repaired; 130, 143 or 138
-stopped by SIGINT (Ctrl-C), SIGTERM or SIGUSR1, and what was computed is kept: the same command goes
-on from there. (138 is 128 + 10, the number of SIGUSR1 on Linux.)
+found damage that is not repaired; 130, 143 or 138 stopped by SIGINT (Ctrl-C), SIGTERM or SIGUSR1,
+and what was computed is kept: the same command goes on from there. (138 is 128 + 10, the number of
+SIGUSR1 on Linux.)
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ from featurestore.errors import FeatureStoreError, FeatureStoreWarning, InvalidI
 app = typer.Typer(
     name="featurestore",
     help="Keep every activation of vision networks once, labelled, under what it is.",
-    epilog="Example: featurestore get alexnet features.10 stimuli/ --store features.fstore",
+    epilog="Example: featurestore get alexnet features.10 stimuli/ --store features.fstore. "
+    "Exit codes: 0 done, 1 could not be done, 2 makes no sense as it stands, 3 damage found, "
+    "130, 143 or 138 stopped by Ctrl-C, SIGTERM or SIGUSR1 and what was computed is kept.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
