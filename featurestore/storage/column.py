@@ -228,10 +228,9 @@ class Column:
         RowsMovedError
             If they were moved meanwhile: look them up again.
         """
-        layout, index = self.layout, self.index
-        assert layout is not None
+        layout, index = self.index.layout, self.index
         try:
-            return read_rows(self.blobs, layout, rows, selection, companion=self.companion)
+            values = read_rows(self.blobs, layout, rows, selection, companion=self.companion)
         except DamagedRowsError as err:
             # Compaction and `drop` take data away; that is not damage.
             moved = index.moved({slot: bad for slot, (bad, _) in err.damage.items()})
@@ -240,6 +239,9 @@ class Column:
             if moved:
                 raise RowsMovedError(err.damage) from err
             raise
+        if gone := index.replaced(np.unique(rows // layout.rows_per_slot).tolist()):
+            raise RowsMovedError(dict.fromkeys(gone, (frozenset(), "other rows took its place")))
+        return values
 
     def companion(self, slot: int, anew: bool = False) -> Companion | None:
         """Return who wrote a slot and what its shard must look like.

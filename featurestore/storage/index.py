@@ -136,6 +136,35 @@ class ColumnIndex:
                 moved.add(slot)
         return moved
 
+    def replaced(self, slots: Iterable[int]) -> set[int]:
+        """Look, past any listing, whether slots still are what `lookup` took them for.
+
+        Listings can be of some moments ago; then a store that was restored from a copy, and went on
+        otherwise, holds other rows under the same numbers.
+
+        Parameters
+        ----------
+        slots : iterable of int
+            Slots that were just read.
+
+        Returns
+        -------
+        set of int
+            Those whose rows are not the ones that were asked for. They are known anew from now on.
+        """
+        found = set()
+        for slot in slots:
+            record = read_key_record(self._blobs, self.layout, slot)
+            if record is not None and not record.any():
+                continue  # compacted since: what was read is what was written
+            with self._lock:
+                held = self._records.get(slot, ("", None))[1]
+                if record is None or held is None or not np.array_equal(record, held):
+                    found.add(slot)
+                    self._records.pop(slot, None)  # the next refresh reads it, whatever it lists
+                    self._sorted = None
+        return found
+
     def mark_damaged(self, slot: int, positions: Iterable[int]) -> None:
         """Leave rows of a slot out from now on, in this process only.
 

@@ -17,7 +17,7 @@ from featurestore.storage import disk, reader
 from featurestore.storage.catalog import Catalog, open_catalog
 from featurestore.storage.column import Column
 from featurestore.storage.compaction import compact_column
-from featurestore.storage.reader import DamagedRowsError
+from featurestore.storage.reader import DamagedRowsError, RowsMovedError
 from featurestore.storage.sweep import sweep_column
 from tests.storage.children import FEATURES, digests_of, publish, true_rows
 from tests.storage.conftest import KEY, append, rows_of
@@ -156,6 +156,26 @@ def test_a_reader_serves_true_values_after_the_store_was_restored_and_went_on_ot
     assert rows[20:].tolist() == before[10:20].tolist()
     seen = [*range(10), *range(20, 30)]
     np.testing.assert_array_equal(column.read(rows[seen]), true_rows(DENSE, seen))
+
+
+def test_a_reader_whose_listings_lag_behind_a_restored_store_sees_no_rows_of_others(tmp_path):
+    root, copy = tmp_path / "s.fstore", tmp_path / "copy"
+    _write(root, range(10))
+    shutil.copytree(root, copy)
+    _write(root, range(10, 20))
+    blobs = LaggingBlobs(root)
+    blobs.lag_s = 3600.0
+    late = Column(blobs, DENSE.key, writable=False)
+    asked = digests_of(range(30))
+    rows = late.lookup(asked)
+    _restore_anew(copy, root)
+    _write(root, range(20, 30))  # of the same size, under the same slot number
+    with pytest.raises(RowsMovedError):
+        late.read(rows[10:20])
+    rows = late.lookup(asked)
+    assert (rows[10:20] < 0).all()
+    seen = [*range(10), *range(20, 30)]
+    np.testing.assert_array_equal(late.read(rows[seen]), true_rows(DENSE, seen))
 
 
 def test_a_reader_whose_listings_lag_behind_a_compaction_sees_no_wrong_value(tmp_path):
