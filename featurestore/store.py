@@ -380,7 +380,7 @@ class FeatureStore(Upkeep):
         publish_images(self._catalog, plan.images)
         limit = get_options().store_limit
         if limit is not None and plan.nbytes:
-            make_room(self._catalog, limit, plan.nbytes, {gap.wanted.key for gap in plan.gaps})
+            make_room(self._catalog, limit, plan.nbytes, plan.columns)
         return extract(self._catalog, plan, settings)
 
 

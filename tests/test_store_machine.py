@@ -26,10 +26,10 @@ LONG = settings(
 )
 
 
-class TestStoreInShort(StoreMachine.TestCase):
+class TestStoreInShort(StoreMachine.TestCase):  # type: ignore[misc,valid-type]
     settings = QUICK
 
 
 @pytest.mark.slow
-class TestStoreAtLength(StoreMachine.TestCase):
+class TestStoreAtLength(StoreMachine.TestCase):  # type: ignore[misc,valid-type]
     settings = LONG

@@ -21,6 +21,7 @@ from featurestore.errors import (
     StoreUnavailableError,
 )
 from featurestore.extraction.batches import Observations, iterate_batches
+from featurestore.extraction.derive import derive
 from featurestore.extraction.events import (
     BatchDone,
     BatchSizeHalved,
@@ -43,15 +44,14 @@ if TYPE_CHECKING:
 
     from featurestore.extraction.batches import Batch
     from featurestore.extraction.events import Event, Listener
-    from featurestore.keys import FeatureSpec, Wanted
+    from featurestore.keys import Wanted
     from featurestore.networks.network import Network, Session
     from featurestore.networks.taps import Tap
-    from featurestore.planning.plan import Gap, Group, Plan
+    from featurestore.planning.plan import Group, Plan
     from featurestore.storage.catalog import Catalog
     from featurestore.typing import Json, Precision
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
-DERIVE_NBYTES = 64 * 2**20  # full rows read at once when a readout is derived
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +118,7 @@ def extract(catalog: Catalog, plan: Plan, settings: Settings) -> Report:
     stop = Interrupts()
     try:
         with stop:
-            for gap in plan.gaps:
-                report.n_derived += _derive(catalog, plan, gap, stop)
+            plan, report.n_derived = derive(catalog, plan, stop)
             for group in plan.groups:
                 with stop.waiting():  # a network that is being loaded or fetched can be left
                     plan.model.network()
@@ -344,34 +343,6 @@ class _Run:
     def _tell(self, event: Event) -> None:
         for listener in self._settings.listeners:
             listener(event)
-
-
-def _derive(catalog: Catalog, plan: Plan, gap: Gap, stop: Interrupts) -> int:
-    """Compute a readout from stored full rows and keep it."""
-    full = gap.wanted.full
-    if full is None or not len(gap.derive):
-        return 0
-    source, target = catalog.column(full.key), catalog.column(gap.wanted.key)
-    layout = source.layout
-    assert layout is not None
-    step = max(1, DERIVE_NBYTES // layout.row_nbytes)
-    for start in range(0, len(gap.derive), step):
-        stop.check()
-        digests = plan.images.digests[gap.derive[start : start + step]]
-        rows = source.lookup(digests, refresh=False)
-        target.append(
-            gap.wanted.feature.to_json(),
-            gap.wanted.dims,
-            digests,
-            apply_readout(gap.wanted.feature.readout, source.read(rows)),
-            dtype=gap.wanted.feature.dtype,
-            run=_derivation_run(catalog, full),
-        )
-    return len(gap.derive)
-
-
-def _derivation_run(catalog: Catalog, full: FeatureSpec) -> str:
-    return catalog.create_run({"model": full.model, "derived_from": full.key})
 
 
 def _interrupted(plan: Plan, report: Report, number: signal.Signals) -> ExtractionInterrupted:

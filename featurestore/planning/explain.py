@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from featurestore.networks import registry
 from featurestore.networks.network import is_network
 from featurestore.networks.taps import Tap
 from featurestore.planning.models import resolve
+from featurestore.storage.provenance import computed_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -237,14 +239,9 @@ def _held(
     rows = column.lookup(digests)
     rows = rows[rows >= 0]
     if len(rows):
-        counts: dict[str, int] = {}
-        slots, n_each = np.unique(rows // layout.rows_per_slot, return_counts=True)
-        for slot, n in zip(slots.tolist(), n_each.tolist(), strict=True):
-            companion = column.companion(slot)
-            run = "" if companion is None else companion.run
-            counts[run] = counts.get(run, 0) + n
+        counts = Counter(computed_by(catalog, column, np.sort(rows)))
         runs = [RunInfo(run, n, _run_facts(catalog, run)) for run, n in counts.items()]
-    runs.sort(key=lambda run: (str(run.facts.get("started", "")), run.id))
+    runs.sort(key=lambda run: str(run.facts.get("started", "")))  # of one second: by their rows
     return n_images, len(rows), tuple(runs)
 
 

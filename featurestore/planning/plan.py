@@ -94,6 +94,12 @@ class Plan:
         return sum(gap.nbytes for gap in self.gaps)
 
     @property
+    def columns(self) -> frozenset[str]:
+        """Feature keys of all columns that are asked for, or that rows are derived from."""
+        wanted = [gap.wanted for gap in self.gaps]
+        return frozenset([w.key for w in wanted] + [w.full.key for w in wanted if w.full])
+
+    @property
     def groups(self) -> tuple[Group, ...]:
         """Missing images by what they lack, so that a forward pass stops as early as it can."""
         lacks: dict[int, list[int]] = {}

@@ -86,7 +86,8 @@ class Catalog:
                 "created": now(),
             }
             require_place(self.blobs)
-            records.create(self.blobs, _layout.MARKER, document)
+            if self.read(_layout.MARKER) is None:  # also a damaged one, which is set aside
+                records.create(self.blobs, _layout.MARKER, document)
             self._expect_marker()
 
     def _expect_marker(self) -> None:

@@ -6,6 +6,7 @@ misses; what can be derived from good shards (companions, statistics, metadata) 
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -17,14 +18,17 @@ from featurestore.storage import layout as _layout
 from featurestore.storage.index import damage_path, read_damage, write_damage
 from featurestore.storage.metadata import group_metadata
 from featurestore.storage.reader import DamagedRowsError, read_rows
+from featurestore.storage.row_stats import (
+    read_statistics,
+    row_statistics,
+    statistics_companion,
+)
 from featurestore.storage.slots import (
+    NO_RUN,
     Companion,
     key_record,
     read_key_record,
-    read_statistics,
-    row_statistics,
     slot_numbers,
-    statistics_companion,
 )
 
 if TYPE_CHECKING:
@@ -38,9 +42,6 @@ Problem = Literal[
     "unreadable", "leftover", "orphan", "tag",
 ]  # fmt: skip
 """What is wrong: ``rows`` and ``key record`` cost values, the others do not."""
-
-NO_RUN = "0" * 32
-"""Run id of a slot whose companion was lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +98,12 @@ def check_slot(column: Column, slot: int, *, fast: bool) -> list[Finding]:
     try:
         bad, reason, findings = _check_shard(column, layout, slot, live, fast=fast)
         findings += _check_statistics(column, layout, slot)
-    except OSError as err:  # the disk or the network, which is not damage
-        return [
-            Finding("unreadable", layout.slot_name(_layout.ACTIVATIONS, slot), str(err),
-                    column.key, slot)
-        ]  # fmt: skip
+    except OSError as err:
+        return [_unreadable(column, layout, slot, live, err)]
     marked = read_damage(column.blobs, layout, slot) & frozenset(live.tolist())
     if bad:
+        # A companion that vouched for a damaged shard would be believed by compaction.
+        findings = [finding for finding in findings if finding.problem != "companion"]
         findings.insert(
             0,
             Finding(
@@ -122,6 +122,21 @@ def check_slot(column: Column, slot: int, *, fast: bool) -> list[Finding]:
         path = damage_path(layout, slot)
         findings.append(Finding("marker", path, text, column.key, slot, tuple(sorted(bad))))
     return findings
+
+
+def _unreadable(
+    column: Column, layout: ColumnLayout, slot: int, live: NDArray[np.intp], err: OSError
+) -> Finding:
+    """Describe a disk that does not answer, which is not damage.
+
+    A bad sector never answers, though, so whoever asks for repairs gives its rows up; should the
+    disk answer later, the marker does not reproduce and is withdrawn.
+    """
+    path = layout.slot_name(_layout.ACTIVATIONS, slot)
+    is_sector = err.errno == errno.EIO
+    positions = tuple(live.tolist()) if is_sector else ()
+    marked = is_sector and set(positions) <= read_damage(column.blobs, layout, slot)
+    return Finding("unreadable", path, str(err), column.key, slot, positions, repaired=marked)
 
 
 def _check_shard(
@@ -173,8 +188,14 @@ def is_as_written(column: Column, slot: int, companion: Companion) -> bool:
     bool
         Whether every byte is as it was.
     """
+    layout = column.index.layout
+    path = layout.slot_name(_layout.ACTIVATIONS, slot)
+    # Neither the file's size nor the companion's is believed: a stranger may have made them.
+    most = min(companion.nbytes, 2 * layout.nbytes_on_disk(layout.rows_per_slot))
     try:
-        data = column.blobs.get(column.index.layout.slot_name(_layout.ACTIVATIONS, slot))
+        if column.blobs.nbytes(path) != companion.nbytes:
+            return False
+        data = column.blobs.get(path, nbytes=most)
     except FileNotFoundError:
         return False
     return len(data) == companion.nbytes and xxhash.xxh3_64_intdigest(data) == companion.checksum
@@ -250,7 +271,8 @@ def repair(column: Column, finding: Finding) -> Finding:
     """
     layout = column.index.layout
     blobs, slot = column.blobs, finding.slot
-    if finding.problem in ("rows", "marker"):
+    is_lost = finding.problem == "unreadable" and finding.positions
+    if finding.problem in ("rows", "marker") or is_lost:
         write_damage(blobs, layout, slot, finding.positions, finding.text)
         column.index.unmark_damaged(slot)
     elif finding.problem == "key record":

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featurestore.storage import layout as _layout
-from featurestore.storage.check import NO_RUN, check_slot, is_as_written, repair
+from featurestore.storage.check import check_slot, is_as_written, repair
+from featurestore.storage.provenance import computed_by
 from featurestore.storage.reader import DamagedRowsError
 from featurestore.storage.slots import SlotBuilder, key_record, read_key_record
 from featurestore.typing import DIGEST_NBYTES
@@ -172,41 +173,6 @@ def _record_run(catalog: Catalog, column: Column, rows: NDArray[np.int64]) -> st
     if len(parts) == 1:
         return str(parts[0]["run"])
     return catalog.create_run({"compacted": parts})
-
-
-def computed_by(catalog: Catalog, column: Column, rows: NDArray[np.int64]) -> list[str]:
-    """Find out which run computed each of some rows, through compactions.
-
-    Parameters
-    ----------
-    catalog : Catalog
-        The store.
-    column : Column
-        With a layout.
-    rows : ndarray of shape (n,), int64
-        Row numbers.
-
-    Returns
-    -------
-    list of str
-        Run ids; zeros where that was lost.
-    """
-    layout = column.index.layout
-    documents: dict[str, Any] = {}
-    found = []
-    for row in rows.tolist():
-        slot, position = divmod(row, layout.rows_per_slot)
-        companion = column.companion(slot)
-        run = NO_RUN if companion is None else companion.run
-        if run not in documents:
-            documents[run] = catalog.run(run) or {}
-        for part in documents[run].get("compacted", ()):
-            if position < part["n_rows"]:
-                run = str(part["run"])
-                break
-            position -= part["n_rows"]
-        found.append(run)
-    return found
 
 
 class _Emptier:

@@ -134,6 +134,43 @@ def crc32c(data: Buffer | NDArray[np.uint8]) -> bytes:
     return int(google_crc32c.value(held)).to_bytes(4, "little")
 
 
+def with_crc(payload: bytes) -> bytes:
+    """Append a CRC-32C, as Zarr's codec of that name does.
+
+    Parameters
+    ----------
+    payload : bytes
+        What is protected.
+
+    Returns
+    -------
+    bytes
+        The payload and 4 bytes, little-endian.
+    """
+    return payload + crc32c(payload)
+
+
+def without_crc(data: bytes, nbytes: int) -> bytes | None:
+    """Check and remove a CRC-32C.
+
+    Parameters
+    ----------
+    data : bytes
+        What was stored.
+    nbytes : int
+        Size of the payload [bytes].
+
+    Returns
+    -------
+    bytes or None
+        The payload; ``None`` if the size or the checksum does not fit.
+    """
+    if len(data) != nbytes + 4:
+        return None
+    payload = data[:-4]
+    return payload if with_crc(payload) == data else None
+
+
 def _pieces(layout: ColumnLayout) -> list[_Piece]:
     axes = []
     for n, size in zip(layout.shape, layout.chunk_shape, strict=True):

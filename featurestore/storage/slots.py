@@ -18,7 +18,8 @@ from featurestore.errors import InvalidInputError
 from featurestore.storage import layout as _layout
 from featurestore.storage.blob import removing_on_failure
 from featurestore.storage.metadata import ZSTD_LEVEL
-from featurestore.storage.shard import ShardEncoder, crc32c
+from featurestore.storage.row_stats import row_statistics, statistics_companion
+from featurestore.storage.shard import ShardEncoder, with_crc, without_crc
 from featurestore.typing import DIGEST_NBYTES
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
     from featurestore.storage.blob import Blobs
     from featurestore.storage.layout import ColumnLayout
 
-STATISTICS_VALUES = 2**15
 MAX_SLOT_DIGITS = 12  # row numbers are 64-bit integers
+NO_RUN = "0" * 32
+"""Run id of a slot whose companion was lost."""
 SAMPLE_NBYTES = 2**20  # enough to see whether values compress
 
 
@@ -78,43 +80,6 @@ class Companion:
         return cls(f"{(high << 64) | low:032x}", nbytes, checksum)
 
 
-def with_crc(payload: bytes) -> bytes:
-    """Append a CRC-32C, as Zarr's codec of that name does.
-
-    Parameters
-    ----------
-    payload : bytes
-        What is protected.
-
-    Returns
-    -------
-    bytes
-        The payload and 4 bytes, little-endian.
-    """
-    return payload + crc32c(payload)
-
-
-def without_crc(data: bytes, nbytes: int) -> bytes | None:
-    """Check and remove a CRC-32C.
-
-    Parameters
-    ----------
-    data : bytes
-        What was stored.
-    nbytes : int
-        Size of the payload [bytes].
-
-    Returns
-    -------
-    bytes or None
-        The payload; ``None`` if the size or the checksum does not fit.
-    """
-    if len(data) != nbytes + 4:
-        return None
-    payload = data[:-4]
-    return payload if with_crc(payload) == data else None
-
-
 def compresses(rows: NDArray[Any]) -> bool:
     """Say whether values shrink enough to be worth compressing.
 
@@ -132,38 +97,6 @@ def compresses(rows: NDArray[Any]) -> bool:
     sample = values[: SAMPLE_NBYTES // values.itemsize].tobytes()
     shrunk = numcodecs.Zstd(level=ZSTD_LEVEL).encode(sample)
     return len(sample) >= _layout.COMPRESSION_PAYS * len(shrunk)
-
-
-def row_statistics(rows: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the mean and the centred sum of squares of each row, as stored.
-
-    Parameters
-    ----------
-    rows : ndarray of shape (n, *shape), stored dtype
-        Rows of a column.
-
-    Returns
-    -------
-    ndarray of shape (n, 2), float64
-        Not finite where a row is not.
-    """
-    flat = rows.reshape(len(rows), -1)
-    n = flat.shape[1]
-    # Blocks that stay in the cache: the float64 copy of a whole slot would be 128 MiB.
-    step = max(1, STATISTICS_VALUES // n)
-    blocks = [slice(start, start + STATISTICS_VALUES) for start in range(0, n, STATISTICS_VALUES)]
-    stats = np.zeros((len(rows), _layout.N_ROW_STATS))
-    with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are stored as they are
-        for start in range(0, len(rows), step):
-            part, into = flat[start : start + step], stats[start : start + step]
-            for block in blocks:
-                into[:, 0] += part[:, block].astype(np.float64).sum(axis=1)
-            into[:, 0] /= n
-            for block in blocks:
-                centred = part[:, block].astype(np.float64)
-                centred -= into[:, :1]
-                into[:, 1] += np.einsum("ij,ij->i", centred, centred)
-    return stats
 
 
 def key_record(layout: ColumnLayout, digests: NDArray[np.uint8] | None = None) -> bytes:
@@ -214,47 +147,6 @@ def read_key_record(blobs: Blobs, layout: ColumnLayout, slot: int) -> NDArray[np
     if payload is None:
         return None
     return np.frombuffer(payload, np.uint8).reshape(-1, DIGEST_NBYTES)
-
-
-def statistics_companion(layout: ColumnLayout, stats: NDArray[np.float64]) -> bytes:
-    """Return the statistics of a slot's rows as their chunk is stored.
-
-    Parameters
-    ----------
-    layout : ColumnLayout
-        The column.
-    stats : ndarray of shape (n, 2), float64
-        As `row_statistics` returns them.
-
-    Returns
-    -------
-    bytes
-        One pair per row of the slot, zeros for empty rows, and a CRC-32C.
-    """
-    padded = np.zeros((layout.rows_per_slot, _layout.N_ROW_STATS), "<f8")
-    padded[: len(stats)] = stats
-    return with_crc(padded.tobytes())
-
-
-def read_statistics(layout: ColumnLayout, data: bytes) -> NDArray[np.float64] | None:
-    """Read what `statistics_companion` wrote.
-
-    Parameters
-    ----------
-    layout : ColumnLayout
-        The column.
-    data : bytes
-        The stored chunk.
-
-    Returns
-    -------
-    ndarray of shape (rows_per_slot, 2), float64, or None
-        ``None`` if it is damaged.
-    """
-    payload = without_crc(data, layout.rows_per_slot * _layout.N_ROW_STATS * 8)
-    if payload is None:
-        return None
-    return np.frombuffer(payload, "<f8").reshape(-1, _layout.N_ROW_STATS)
 
 
 def to_stored(rows: NDArray[np.float32], dtype: str) -> NDArray[Any]:

@@ -28,6 +28,7 @@ from featurestore.images.read import read_images
 from featurestore.networks.sources.wrapped import wrap
 from featurestore.options import set_options
 from featurestore.storage import disk, reader
+from featurestore.storage.layout import MARKER
 from featurestore.store import open_store
 from featurestore.testing.tiny import TinyNetwork, tiny_transform
 
@@ -83,8 +84,11 @@ class StoreMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @rule(which=_which, modules=_modules, pictures=_pictures, names=st.booleans())
-    def get(self, which: int, modules: list[str], pictures: list[int], names: bool) -> None:
+    def _ask(self, which: int, modules: list[str], pictures: list[int], names: bool) -> None:
         """Ask for features, under the same or under other names, with repeats."""
+        self._get(which, modules, pictures, names)
+
+    def _get(self, which: int, modules: list[str], pictures: list[int], names: bool) -> None:
         arrays = self.stores[which].get_many(
             self.network, modules, _images(pictures, renamed=names), batch_size=BATCH_SIZE,
             load=True, progress=False,
@@ -94,7 +98,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.known.update((module, picture) for picture in pictures)
 
     @rule(which=_which, module=st.sampled_from(MODULES), pictures=_pictures)
-    def hold(self, which: int, module: str, pictures: list[int]) -> None:
+    def _hold(self, which: int, module: str, pictures: list[int]) -> None:
         """Ask for features and read them some time later."""
         array = self.stores[which].get(
             self.network, module, _images(pictures), batch_size=BATCH_SIZE, progress=False
@@ -105,7 +109,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.held)
     @rule(last=st.booleans())
-    def read_held(self, last: bool) -> None:
+    def _read_held(self, last: bool) -> None:
         """Read an array that was made before other things happened."""
         module, pictures, array = self.held.pop(-1 if last else 0)
         try:
@@ -114,7 +118,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.damaged, "an array lost its rows though nothing was damaged or dropped"
 
     @rule(modules=_modules, pictures=_pictures)
-    def look(self, modules: list[str], pictures: list[int]) -> None:
+    def _look(self, modules: list[str], pictures: list[int]) -> None:
         """Read without writing, in a store that was opened just now."""
         if not self.path.exists():
             return
@@ -133,29 +137,32 @@ class StoreMachine(RuleBasedStateMachine):
         assert _files(self.path) == before, "a read-only store was written to"
 
     @rule(which=_which, modules=_modules, pictures=_pictures, k=st.integers(1, 60))
-    def kill(self, which: int, modules: list[str], pictures: list[int], k: int) -> None:
+    def _kill(self, which: int, modules: list[str], pictures: list[int], k: int) -> None:
         """End a process at its k-th call that changes the disk."""
         with contextlib.suppress(Killed), _killed_at(k):
             self.stores[which].get_many(
                 self.network, modules, _images(pictures), batch_size=BATCH_SIZE, progress=False
             )
         self.stores[which] = open_store(self.path)
+        self._require_known()
 
     @rule(which=_which, k=st.integers(1, 40))
-    def kill_compaction(self, which: int, k: int) -> None:
+    def _kill_compaction(self, which: int, k: int) -> None:
         """End a process while it compacts."""
         if self.path.exists():
             with contextlib.suppress(Killed), _killed_at(k):
                 self.stores[which].compact(grace_s=0)
             self.stores[which] = open_store(self.path)
+            self._require_known()
 
     @rule(which=_which, at_once=st.booleans())
-    def compact(self, which: int, at_once: bool) -> None:
+    def _compact(self, which: int, at_once: bool) -> None:
         """Put the store in order."""
         self.stores[which].compact(grace_s=0 if at_once else 3600)
+        self._require_known()
 
     @rule(which=_which, module=st.sampled_from(MODULES))
-    def drop(self, which: int, module: str) -> None:
+    def _drop(self, which: int, module: str) -> None:
         """Take a column away."""
         with contextlib.suppress(FeatureStoreError):
             self.stores[which].drop("tiny", module)
@@ -163,34 +170,43 @@ class StoreMachine(RuleBasedStateMachine):
             self.held = [held for held in self.held if held[0] != module]
 
     @precondition(lambda self: self.known)
-    @rule(file=st.integers(0, 10_000), at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-    def flip(self, file: int, at: float, bit: int) -> None:
-        """Turn one bit of one file."""
+    @rule(
+        file=st.integers(0, 10_000),
+        at=st.floats(0, 1, exclude_max=True),
+        bit=st.integers(0, 7),
+        which=_which,
+        at_once=st.booleans(),
+    )
+    def _flip(self, file: int, at: float, bit: int, which: int, at_once: bool) -> None:
+        """Turn one bit of one file, and perhaps ask for everything at once."""
         victim = _some_file(self.path, file)
         data = bytearray(victim.read_bytes())
         if data:
             data[int(at * len(data))] ^= 1 << bit
             victim.write_bytes(data)
-        self._lose()
+        self._lose(victim)
+        if at_once:
+            self._get(which, list(MODULES), list(range(N_PICTURES)), False)
 
     @precondition(lambda self: self.known)
     @rule(file=st.integers(0, 10_000), at=st.floats(0, 1, exclude_max=True))
-    def cut(self, file: int, at: float) -> None:
+    def _cut(self, file: int, at: float) -> None:
         """Cut one file short."""
         victim = _some_file(self.path, file)
         data = victim.read_bytes()
         victim.write_bytes(data[: int(at * len(data))])
-        self._lose()
+        self._lose(victim)
 
     @precondition(lambda self: self.known)
     @rule(file=st.integers(0, 10_000))
-    def delete(self, file: int) -> None:
+    def _delete(self, file: int) -> None:
         """Delete one file."""
-        _some_file(self.path, file).unlink()
-        self._lose()
+        victim = _some_file(self.path, file)
+        victim.unlink()
+        self._lose(victim)
 
     @rule(which=_which, repair=st.booleans(), fast=st.booleans())
-    def verify(self, which: int, repair: bool, fast: bool) -> None:
+    def _verify(self, which: int, repair: bool, fast: bool) -> None:
         """Check the store: what nothing damaged must be well."""
         if not self.path.exists():
             return
@@ -199,13 +215,13 @@ class StoreMachine(RuleBasedStateMachine):
             assert report.ok, report
 
     @rule(which=_which)
-    def open_anew(self, which: int) -> None:
+    def _open_anew(self, which: int) -> None:
         """Begin another process."""
         self.stores[which] = open_store(self.path)
 
     @precondition(lambda self: self.damaged)
     @rule()
-    def heal(self) -> None:
+    def _heal(self) -> None:
         """Ask for everything, and repair: then all is well again."""
         store = open_store(self.path)
         everything = list(range(N_PICTURES))
@@ -221,10 +237,23 @@ class StoreMachine(RuleBasedStateMachine):
         self.known = {(module, picture) for module in MODULES for picture in everything}
         self.damaged = _has_damaged_records(self.path, store)
 
-    def _lose(self) -> None:
+    def _lose(self, victim: Path) -> None:
+        if victim.name == MARKER:  # without it the store is gone, for those who have it open
+            self.stores = [open_store(self.path), open_store(self.path)]
         self.known.clear()
         self.held.clear()
         self.damaged = True
+
+    def _require_known(self) -> None:
+        """Look whether all that was returned is there for a new process, and nothing is broken."""
+        if not self.damaged and self.path.exists():
+            report = open_store(self.path).verify(fast=True, progress=False)
+            assert report.ok, report
+        for module in MODULES:
+            pictures = sorted(picture for name, picture in self.known if name == module)
+            if pictures:
+                plan = open_store(self.path).plan(self.network, module, _images(pictures))
+                assert plan.n_missing == 0, f"{plan.n_missing} rows of {module} are lost"
 
     def _compare(self, module: str, pictures: list[int], array: xr.DataArray) -> None:
         expected = self.truth[module][pictures]
@@ -259,8 +288,11 @@ def _files(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def _some_file(path: Path, number: int) -> Path:
+    """Choose a file, half of the time one with values: there are few among many small ones."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    return files[number % len(files)]
+    shards = [file for file in files if file.parent.name == "activations" and file.suffix == ".0"]
+    chosen = shards if number % 2 and shards else files
+    return chosen[number // 2 % len(chosen)]
 
 
 def _pictures_as_arrays() -> list[NDArray[np.uint8]]:

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from featurestore.errors import InvalidInputError
 from featurestore.options import get_options, parse_nbytes
+from featurestore.planning.explain import explain
 from featurestore.storage.compaction import Compacted, compact_column
 from featurestore.storage.sweep import (
     GRACE_S,
@@ -34,10 +35,16 @@ from featurestore.upkeep.reports import CompactReport, DropReport, VerifyReport
 from featurestore.upkeep.verify import verify_store
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import xarray as xr
     from numpy.typing import NDArray
 
+    from featurestore.images.imageset import ImageSet
+    from featurestore.networks.network import Network
+    from featurestore.planning.explain import Explanation
     from featurestore.storage.catalog import Catalog
+    from featurestore.typing import PathLike
 
 
 class Upkeep:
@@ -110,6 +117,41 @@ class Upkeep:
             if sample:
                 redo_sample(self._catalog, found, sample, report)
         return report
+
+    def explain(
+        self,
+        model: str | Network,
+        module: str,
+        images: ImageSet | PathLike | Sequence[Any] | Any = None,
+        **request: Any,
+    ) -> Explanation:
+        """Say what the key of a request is made of, who computed its rows, and what is near it.
+
+        Nothing is computed or written. A model that the store was never asked about is loaded.
+
+        Parameters
+        ----------
+        model : str or Network
+            As for `FeatureStore.get`.
+        module : str
+            As for `FeatureStore.get`.
+        images : ImageSet, path, list or array, optional
+            Which rows to look at; by default all that the column has.
+        **request : object
+            ``weights``, ``seed``, ``preprocess``, ``readout``, ``precision`` and ``dtype``, as
+            for `FeatureStore.get`.
+
+        Returns
+        -------
+        Explanation
+            Print it; `exists`, `differences`, `runs` and `run_differences` are for programs.
+
+        Raises
+        ------
+        FeatureStoreError
+            As for `FeatureStore.plan`.
+        """
+        return explain(self._catalog, model, module, images, **request)
 
     def compact(self, *, grace_s: float = GRACE_S) -> CompactReport:
         """Merge sparse slots, drop copies of rows, and remove files that nobody reads.

@@ -15,7 +15,7 @@ from featurestore.options import set_options
 from featurestore.planning.models import resolve_request
 from featurestore.planning.plan import make_plan
 from featurestore.storage.catalog import open_catalog
-from featurestore.storage.compaction import computed_by
+from featurestore.storage.provenance import computed_by
 from featurestore.storage.reader import DamagedRowsError
 from featurestore.upkeep.reports import Drift
 from featurestore.upkeep.requests import named_models

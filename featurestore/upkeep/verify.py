@@ -105,8 +105,14 @@ def _column_keys(catalog: Catalog) -> list[str]:
 
 
 def _check_documents(catalog: Catalog, *, mend: bool) -> Iterator[Finding]:
-    if records.read(catalog.blobs, _layout.MARKER) is None:
-        yield Finding("document", _layout.MARKER, "it is missing")
+    try:
+        marker = records.read(catalog.blobs, _layout.MARKER)
+    except CorruptDataError:
+        yield Finding("document", _layout.MARKER, "it is not the document that was written")
+    else:
+        # A writer that was killed at its very start leaves neither a marker nor anything else.
+        if marker is None and document_keys(catalog.blobs, "layouts"):
+            yield Finding("document", _layout.MARKER, "it is missing")
     for kind in _layout.DOCUMENT_FOLDERS:
         for key in filter(_layout.is_key, document_keys(catalog.blobs, kind)):
             path = _layout.document_path(kind, key)

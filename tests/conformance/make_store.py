@@ -48,7 +48,7 @@ def main() -> None:
     publish_images(catalog, images)
     run = catalog.create_run({"device": "cpu", "batch_size": 8, "n_threads": 1, "environment": {}})
     for name, _, dtype, readout in COLUMNS:
-        wanted = want(record, name, readout=readout, precision="fp32", dtype=dtype)
+        wanted = want(record, name, readout=readout, precision="fp32", dtype=dtype)  # type: ignore[arg-type]
         column = catalog.column(wanted.key)
         for part in (slice(0, 3), slice(3, 8), slice(6, 10)):  # two rows are there twice
             rows = np.stack([values(name, n) for n in range(N_IMAGES)[part]])

@@ -13,8 +13,9 @@ from featurestore.storage import reader, records
 from featurestore.storage.catalog import Catalog
 from featurestore.storage.check import check_metadata, check_slot, repair
 from featurestore.storage.column import Column
-from featurestore.storage.compaction import compact_column, computed_by
+from featurestore.storage.compaction import compact_column
 from featurestore.storage.index import read_damage
+from featurestore.storage.provenance import computed_by
 from featurestore.storage.reader import DamagedRowsError, RowsMovedError
 from featurestore.storage.sweep import drop_rows, leftovers, sweep_column
 from tests.storage.conftest import KEY, RUN, append, digests_of, rows_of
@@ -391,6 +392,24 @@ def test_a_marker_that_does_not_reproduce_is_withdrawn(blobs, column):
     assert read_damage(blobs, column.layout, 0) == frozenset()
     assert_all_there(blobs, digests, rows)
     np.testing.assert_array_equal(column.read(column.lookup(digests)), rows)
+
+
+def test_no_companion_is_made_for_a_shard_with_bad_rows(blobs, catalog, column):
+    digests, rows = digests_of(256), rows_of(256, (1000,))
+    fill(column, digests, rows, [256])
+    flip(blobs, column.layout.slot_name("activations", 0), 10)
+    blobs.delete(column.layout.slot_name("run", 0))
+    (finding,) = check_slot(column, 0, fast=False)
+    assert (finding.problem, len(finding.positions)) == ("rows", 32)
+    repair(column, finding)
+    assert [f.repaired for f in check_slot(column, 0, fast=False)] == [True]
+    compact_column(catalog, column)
+    assert sorted(values_of(blobs, digests)) == list(range(32, 256))
+    blobs.delete(column.layout.slot_name("activations", 1))
+    blobs.delete(column.layout.slot_name("run", 1))
+    (finding,) = check_slot(column, 1, fast=False)
+    assert finding.problem == "rows"
+    assert repair(column, finding).repaired
 
 
 def test_damaged_metadata_are_written_anew(blobs, column):
