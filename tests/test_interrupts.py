@@ -266,12 +266,12 @@ def test_an_ignored_or_deadly_ctrl_c_stays_what_it_was_made(ignored):
 
 
 def test_a_stop_while_a_readout_is_derived_keeps_what_is_derived(images, tmp_path, monkeypatch):
-    from featurestore.extraction import run
+    from featurestore.extraction import derive
     from featurestore.storage.column import Column
 
     store = fs.open_store(tmp_path / "s")
     expected = store.get(tiny_network(), "features.0", images).values.mean((2, 3))
-    monkeypatch.setattr(run, "DERIVE_NBYTES", 1)  # one row at a time
+    monkeypatch.setattr(derive, "READ_NBYTES", 1)  # one row at a time
     real = Column.append
 
     def append(*words, **options):

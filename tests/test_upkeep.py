@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import subprocess
@@ -22,6 +23,7 @@ from featurestore.errors import (
 )
 from featurestore.networks.sources.torch_network import TorchSession
 from featurestore.storage import reader
+from featurestore.storage.blob import LocalBlobs
 from featurestore.testing.tiny import tiny_network
 from featurestore.upkeep import checkpoint, verify
 
@@ -403,6 +405,44 @@ def test_a_request_beyond_the_size_limit_is_refused_before_anything_is_computed(
     with fs.set_options(store_limit="10 kB"), pytest.raises(DiskSpaceError, match="store_limit"):
         store.get(tiny_network(seed=5), "features.0", folder)
     assert len(store.ls()) == 3
+
+
+def test_damage_in_full_rows_is_healed_while_a_readout_is_derived(path, folder, tmp_path_factory):
+    true = truth(folder, tmp_path_factory)
+    store = fs.open_store(path)
+    store.get(tiny_network(), "features.4", folder)
+    (file,) = shards(path)
+    flip(file, 50)
+    pooled = fs.open_store(path).get(tiny_network(), "features.4", folder, readout="avgpool")
+    np.testing.assert_allclose(pooled.values, true["features.4"].mean((2, 3)), rtol=1e-6)
+
+
+def test_a_bad_sector_is_an_error_until_its_rows_are_given_up(
+    store, path, folder, monkeypatch, tmp_path_factory
+):
+    true = truth(folder, tmp_path_factory)
+    victim = shards(path)[0]
+    module = next(c.module for c in store.ls() if c.key == victim.parts[-3])
+    for name in ("get", "get_into"):
+        real = getattr(LocalBlobs, name)
+
+        def failing(blobs, where, *words, real=real, **options):
+            if str(blobs.root / where) == str(victim):
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(victim))
+            return real(blobs, where, *words, **options)
+
+        monkeypatch.setattr(LocalBlobs, name, failing)
+    store = fs.open_store(path)
+    with pytest.raises(OSError, match="Input/output error"):
+        store.get(tiny_network(), module, folder, load=True)
+    report = store.verify()
+    assert [f.problem for f in report.damage] == ["unreadable"]
+    assert store.verify(repair=True).ok
+    again = store.get(tiny_network(), module, folder, load=True)
+    np.testing.assert_array_equal(again.values, true[module])
+    monkeypatch.undo()
+    monkeypatch.setattr(reader, "CONFIRM_AFTER_S", 0)
+    assert [f.problem for f in store.verify().damage] == ["marker"]  # the sector came back
 
 
 def test_upkeep_needs_no_torch(store, path, monkeypatch):
