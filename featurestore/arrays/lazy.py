@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from featurestore.storage.column import Column
-    from featurestore.storage.reader import Selection
+    from featurestore.storage.shard_file import Selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +80,16 @@ class StoredRows:
 
     def _read(self, images: NDArray[np.intp], selection: Selection) -> NDArray[Any]:
         # Looked up at each read: compaction may have moved a row since the array was made.
-        rows = self.column.lookup(self.digests[images])
+        digests = self.digests[images]
+        rows = self.column.lookup(digests)
         missing = rows < 0
         if not missing.any():
-            return self.column.read(rows, selection)
+            return self.column.read(rows, selection, digests)
         derived = self._derive(images[missing], selection)
         out = np.empty((len(images), *(s.stop - s.start for s in selection)), self.dtype)
         out[missing] = derived
         if not missing.all():
-            out[~missing] = self.column.read(rows[~missing], selection)
+            out[~missing] = self.column.read(rows[~missing], selection, digests[~missing])
         return out
 
     def _derive(self, images: NDArray[np.intp], selection: Selection) -> NDArray[Any]:
@@ -99,7 +100,7 @@ class StoredRows:
             raise self._corrupt([self.names[n] for n in images[rows < 0]])
         out = np.empty((len(images), *(s.stop - s.start for s in selection)), self.dtype)
         for number, row in enumerate(rows):  # one at a time: full rows can be very wide
-            full = self.full.read(np.array([row]))
+            full = self.full.read(np.array([row]), None, self.digests[images[number : number + 1]])
             out[number] = apply_readout(self.readout, full)[0][selection]
         return out
 

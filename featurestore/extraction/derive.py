@@ -63,7 +63,7 @@ def _derive(catalog: Catalog, plan: Plan, gap: Gap, stop: Interrupts) -> int:
             gap.wanted.feature.to_json(),
             gap.wanted.dims,
             digests,
-            apply_readout(gap.wanted.feature.readout, source.read(rows)),
+            apply_readout(gap.wanted.feature.readout, source.read(rows, None, digests)),
             dtype=gap.wanted.feature.dtype,
             run=_derivation_run(catalog, full),
         )

@@ -15,6 +15,7 @@ import numpy as np
 import xxhash
 
 from featurestore.storage import layout as _layout
+from featurestore.storage.group_file import MAX_METADATA_NBYTES, advertised
 from featurestore.storage.index import damage_path, read_damage, write_damage
 from featurestore.storage.metadata import group_metadata
 from featurestore.storage.reader import DamagedRowsError, read_rows
@@ -26,6 +27,7 @@ from featurestore.storage.row_stats import (
 from featurestore.storage.slots import (
     NO_RUN,
     Companion,
+    bind,
     key_record,
     read_key_record,
     slot_numbers,
@@ -42,6 +44,9 @@ Problem = Literal[
     "unreadable", "leftover", "orphan", "tag",
 ]  # fmt: skip
 """What is wrong: ``rows`` and ``key record`` cost values, the others do not."""
+
+
+MAX_STATISTICS_NBYTES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,7 @@ def check_slot(column: Column, slot: int, *, fast: bool) -> list[Finding]:
     if not len(live):
         return []
     try:
-        bad, reason, findings = _check_shard(column, layout, slot, live, fast=fast)
+        bad, reason, findings = _check_shard(column, layout, slot, record, fast=fast)
         findings += _check_statistics(column, layout, slot)
     except OSError as err:
         return [_unreadable(column, layout, slot, live, err)]
@@ -140,9 +145,11 @@ def _unreadable(
 
 
 def _check_shard(
-    column: Column, layout: ColumnLayout, slot: int, live: NDArray[np.intp], *, fast: bool
+    column: Column, layout: ColumnLayout, slot: int, record: NDArray[np.uint8], *, fast: bool
 ) -> tuple[frozenset[int], str, list[Finding]]:
     """Return which rows are lost, why, and what else is wrong."""
+    live = np.flatnonzero(record.any(axis=1))
+    binding = bind(layout, slot, record.tobytes())
     companion = column.companion(slot, anew=True)
     findings = []
     if companion is None:
@@ -161,7 +168,9 @@ def _check_shard(
         return frozenset(), "", findings
     rows = live + slot * layout.rows_per_slot
     try:
-        read_rows(column.blobs, layout, rows, companion=column.companion)
+        read_rows(
+            column.blobs, layout, rows, companion=column.companion, binding=lambda _slot: binding
+        )
     except DamagedRowsError as err:
         bad, reason = err.damage[slot]
         return frozenset(bad), reason, findings
@@ -207,12 +216,18 @@ def _companion_finding(layout: ColumnLayout, slot: int, text: str) -> Finding:
 
 def _check_statistics(column: Column, layout: ColumnLayout, slot: int) -> list[Finding]:
     path = layout.slot_name(_layout.ROW_STATS, slot)
+    companion = column.companion(slot)
     try:
-        if read_statistics(layout, column.blobs.get(path)) is not None:
-            return []
-        text = "the statistics fail their checksum"
+        data = column.blobs.get(path, 0, MAX_STATISTICS_NBYTES)
     except FileNotFoundError:
         text = "the statistics are missing"
+    else:
+        if read_statistics(layout, data) is None:
+            text = "the statistics fail their checksum"
+        elif companion is not None and companion.stats_checksum != xxhash.xxh3_64_intdigest(data):
+            text = "the statistics are of other rows"
+        else:
+            return []
     return [Finding("statistics", path, text, column.key, slot)]
 
 
@@ -231,16 +246,16 @@ def check_metadata(column: Column) -> list[Finding]:
     """
     layout = column.index.layout
     base = _layout.column_path(column.key)
-    n_slots = column.advertised()
+    n_slots = advertised(column.blobs, column.key)
     needed = 1 + max(_published_slots(column), default=-1)
     text = ""
     for folder, wanted in group_metadata(layout, n_slots).items():
         path = f"{base}/{folder}/zarr.json" if folder else f"{base}/zarr.json"
         try:
-            found = json.loads(column.blobs.get(path))
+            found = json.loads(column.blobs.get(path, 0, MAX_METADATA_NBYTES))
         except FileNotFoundError:
             text = f"{path} is missing"
-        except ValueError:
+        except (ValueError, RecursionError):
             text = f"{path} is not JSON"
         else:
             text = text if found == wanted else f"{path} does not fit the layout"
@@ -278,15 +293,8 @@ def repair(column: Column, finding: Finding) -> Finding:
     elif finding.problem == "key record":
         # Spent for good: the number is not used again, and its rows are misses already.
         blobs.replace(layout.slot_name(_layout.IMAGE, slot), key_record(layout))
-    elif finding.problem == "companion":
-        data = blobs.get(layout.slot_name(_layout.ACTIVATIONS, slot))
-        known = column.companion(slot, anew=True)
-        run = NO_RUN if known is None else known.run
-        companion = Companion(run, len(data), xxhash.xxh3_64_intdigest(data))
-        blobs.replace(layout.slot_name(_layout.RUN, slot), companion.to_bytes())
-        column.companion(slot, anew=True)
-    elif finding.problem == "statistics":
-        _rewrite_statistics(column, layout, slot)
+    elif finding.problem in ("companion", "statistics"):
+        _rewrite_companions(column, layout, slot, vouch=finding.problem == "companion")
     elif finding.problem == "metadata":
         column.advertise(1 + max(_published_slots(column), default=-1), anew=True)
     else:
@@ -295,17 +303,33 @@ def repair(column: Column, finding: Finding) -> Finding:
     return replace(finding, repaired=True)
 
 
-def _rewrite_statistics(column: Column, layout: ColumnLayout, slot: int) -> None:
+def _rewrite_companions(column: Column, layout: ColumnLayout, slot: int, *, vouch: bool) -> None:
+    """Compute the statistics again; vouch for the shard only if all its rows were found whole."""
     record = read_key_record(column.blobs, layout, slot)
     assert record is not None
+    binding = bind(layout, slot, record.tobytes())
     stats = np.zeros((layout.rows_per_slot, _layout.N_ROW_STATS))
     for position in np.flatnonzero(record.any(axis=1)).tolist():
         row = np.array([slot * layout.rows_per_slot + position])
         try:
-            values = read_rows(column.blobs, layout, row, companion=column.companion)
+            values = read_rows(
+                column.blobs, layout, row, companion=column.companion, binding=lambda _s: binding
+            )
         except DamagedRowsError:
             stats[position] = np.nan  # a miss, which nobody asks about
         else:
             stats[position] = row_statistics(values)[0]
-    path = layout.slot_name(_layout.ROW_STATS, slot)
-    column.blobs.replace(path, statistics_companion(layout, stats))
+    data = statistics_companion(layout, stats)
+    column.blobs.replace(layout.slot_name(_layout.ROW_STATS, slot), data)
+    checksum = xxhash.xxh3_64_intdigest(data)
+    companion = column.companion(slot, anew=True)
+    if companion is not None:
+        companion = replace(companion, stats_checksum=checksum)
+    elif vouch:
+        shard = column.blobs.get(layout.slot_name(_layout.ACTIVATIONS, slot))
+        companion = Companion(
+            NO_RUN, len(shard), xxhash.xxh3_64_intdigest(shard), checksum, binding
+        )
+    if companion is not None:
+        column.blobs.replace(layout.slot_name(_layout.RUN, slot), companion.to_bytes())
+        column.companion(slot, anew=True)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurestore.errors import CorruptDataError, DiskSpaceError, ReadOnlyError
+from featurestore.errors import DiskSpaceError, ReadOnlyError
 from featurestore.storage import layout as _layout
 from featurestore.storage import records
+from featurestore.storage.group_file import advertised, read_layout
 from featurestore.storage.index import ColumnIndex, read_damage, write_damage
 from featurestore.storage.metadata import group_metadata, spell_metadata
 from featurestore.storage.reader import DamagedRowsError, RowsMovedError, read_rows
-from featurestore.storage.slots import Companion, SlotBuilder, compresses, slot_numbers, to_stored
+from featurestore.storage.slots import (
+    Companion,
+    SlotBuilder,
+    bind,
+    compresses,
+    read_key_record,
+    slot_numbers,
+    to_stored,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,14 +32,10 @@ if TYPE_CHECKING:
 
     from featurestore.storage.blob import Blobs
     from featurestore.storage.layout import ColumnLayout
-    from featurestore.storage.reader import Selection
+    from featurestore.storage.shard_file import Selection
     from featurestore.typing import Json
 
 _log = logging.getLogger(__name__)
-
-_MAX_METADATA_NBYTES = 2**20  # a group's zarr.json has less than 20 KiB
-
-MAX_ADVERTISED = 2**40 // 256  # more slots than any disk holds
 
 
 class Column:
@@ -70,7 +74,7 @@ class Column:
     def layout(self) -> ColumnLayout | None:
         """The column's shape, or ``None`` while it has never held a row."""
         if self._layout is None:
-            document = self._read_layout()
+            document = read_layout(self.blobs, self.key, writable=self._writable)
             if document is not None:
                 self._adopt(_layout.ColumnLayout.from_json(document))
         return self._layout
@@ -206,7 +210,12 @@ class Column:
             self.publish(slot, run)
             digests, rows = digests[room:], rows[room:]
 
-    def read(self, rows: NDArray[np.int64], selection: Selection | None = None) -> NDArray[Any]:
+    def read(
+        self,
+        rows: NDArray[np.int64],
+        selection: Selection | None = None,
+        digests: NDArray[np.uint8] | None = None,
+    ) -> NDArray[Any]:
         """Read rows.
 
         Parameters
@@ -215,6 +224,8 @@ class Column:
             Row numbers, as `lookup` returns them.
         selection : tuple of slice, optional
             Which part of each row.
+        digests : ndarray of shape (n, 16), uint8, optional
+            Which images the rows were looked up for.
 
         Returns
         -------
@@ -228,20 +239,29 @@ class Column:
         RowsMovedError
             If they were moved meanwhile: look them up again.
         """
-        layout, index = self.index.layout, self.index
+        index, layout = self.index, self.index.layout
+        slots, positions = np.divmod(rows, layout.rows_per_slot)
+        # What is read is held against these, whatever other threads learn meanwhile.
+        known = {slot: index.record(slot) for slot in np.unique(slots).tolist()}
+        if digests is not None and not _are_of(known, slots, positions, digests):
+            raise RowsMovedError({})
+
+        def binding(slot: int) -> bytes:
+            record = known[slot]
+            return b"" if record is None else bind(layout, slot, record.tobytes())
+
         try:
-            values = read_rows(self.blobs, layout, rows, selection, companion=self.companion)
+            return read_rows(
+                self.blobs, layout, rows, selection, companion=self.companion, binding=binding
+            )
         except DamagedRowsError as err:
             # Compaction and `drop` take data away; that is not damage.
-            moved = index.moved({slot: bad for slot, (bad, _) in err.damage.items()})
+            moved = index.moved({slot: bad for slot, (bad, _) in err.damage.items()}, known)
             for slot in err.damage.keys() - moved:
                 self._mark_damaged(slot, *err.damage[slot])
             if moved:
                 raise RowsMovedError(err.damage) from err
             raise
-        if gone := index.replaced(np.unique(rows // layout.rows_per_slot).tolist()):
-            raise RowsMovedError(dict.fromkeys(gone, (frozenset(), "other rows took its place")))
-        return values
 
     def companion(self, slot: int, anew: bool = False) -> Companion | None:
         """Return who wrote a slot and what its shard must look like.
@@ -258,14 +278,19 @@ class Column:
         Companion or None
             ``None`` if it is missing or damaged; the shard has checksums of its own.
         """
+        layout, record = self.index.layout, self.index.record(slot)
+        if record is None or anew:
+            record = read_key_record(self.blobs, layout, slot)
+        if record is None:
+            return None
+        binding = bind(layout, slot, record.tobytes())
         known = None if anew else self._companions.get(slot)
-        layout = self.layout
-        if known is None and layout is not None:
+        if known is None or known.binding != binding:
             try:
                 data = self.blobs.get(layout.slot_name(_layout.RUN, slot), 0, 64)
             except FileNotFoundError:
                 return None
-            known = Companion.from_bytes(data)
+            known = Companion.from_bytes(data, binding)
             if known is not None:
                 self._companions[slot] = known
         return known
@@ -286,7 +311,7 @@ class Column:
             if n_slots <= self._advertised and not anew:
                 return
             base = _layout.column_path(layout.key)
-            known = max(self._advertised, self.advertised())
+            known = max(self._advertised, advertised(self.blobs, self.key))
             if n_slots <= known and not anew:
                 self._advertised = known
                 return
@@ -296,23 +321,6 @@ class Column:
                 path = f"{base}/{folder}/zarr.json" if folder else f"{base}/zarr.json"
                 self.blobs.replace(path, spell_metadata(metadata))
             self._advertised = longer
-
-    def advertised(self) -> int:
-        """Return how many slots plain Zarr readers see.
-
-        Returns
-        -------
-        int
-            0 if the metadata are absent or damaged.
-        """
-        try:
-            path = f"{_layout.column_path(self.key)}/zarr.json"
-            group = json.loads(self.blobs.get(path, 0, _MAX_METADATA_NBYTES))
-            n_slots = group["consolidated_metadata"]["metadata"][_layout.RUN]["shape"][0]
-        except (FileNotFoundError, ValueError, LookupError, TypeError, RecursionError):
-            return 0
-        # A damaged number must not become the length for good.
-        return n_slots if type(n_slots) is int and 0 <= n_slots < MAX_ADVERTISED else 0
 
     def _adopt(self, layout: ColumnLayout) -> None:
         with self._lock:
@@ -365,35 +373,19 @@ class Column:
                 return  # what a marker says, another process can withdraw
         self.index.mark_damaged(slot, positions)
 
-    def _read_layout(self) -> dict[str, Any] | None:
-        path = _layout.document_path("layouts", self.key)
-        damage: CorruptDataError | None = None
-        try:
-            document = records.read(self.blobs, path)
-        except CorruptDataError as err:
-            document, damage = None, err
-        if document is not None:
-            return document
-        # Another layout than the first one would make its slots unreadable.
-        copy = self._layout_in_metadata()
-        if not self._writable:
-            if copy is None and damage is not None:
-                raise damage
-            return copy
-        if damage is not None:
-            _log.warning("%s was damaged and is set aside", path)
-            records.set_aside(self.blobs, path)
-        return None if copy is None else records.create(self.blobs, path, copy)
 
-    def _layout_in_metadata(self) -> dict[str, Any] | None:
-        path = f"{_layout.column_path(self.key)}/zarr.json"
-        try:
-            group = json.loads(self.blobs.get(path, 0, _MAX_METADATA_NBYTES))
-            return records.parse(json.dumps(group["attributes"]["featurestore"]).encode(), path)
-        except (FileNotFoundError, ValueError, LookupError, TypeError, RecursionError):
-            return None
-        except CorruptDataError:
-            return None
+def _are_of(
+    records: dict[int, NDArray[np.uint8] | None],
+    slots: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    digests: NDArray[np.uint8],
+) -> bool:
+    """Say whether key records name these images at these rows."""
+    for slot, record in records.items():
+        mine = slots == slot
+        if record is None or not np.array_equal(record[positions[mine]], digests[mine]):
+            return False
+    return True
 
 
 def _reopen(blobs: Blobs, key: str, writable: bool) -> Column:

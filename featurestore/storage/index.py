@@ -110,60 +110,60 @@ class ColumnIndex:
         with self._lock:
             return self._live()
 
-    def moved(self, rows: Mapping[int, Iterable[int]]) -> set[int]:
+    def moved(
+        self,
+        rows: Mapping[int, Iterable[int]],
+        before: Mapping[int, NDArray[np.uint8] | None],
+    ) -> set[int]:
         """Look again whether rows are still in their slots.
 
         Parameters
         ----------
         rows : mapping of int to iterable of int
             Slot number to rows within the slot that could not be read.
+        before : mapping of int to ndarray or None
+            The key records that they were looked up in.
 
         Returns
         -------
         set of int
             Slots that were compacted, dropped or replaced meanwhile.
         """
-        before = {slot: self._records.get(slot, ("", None))[1] for slot in rows}
         self.refresh()
         moved = set()
         for slot, positions in rows.items():
-            record = self._records.get(slot, ("", None))[1]
-            if (
-                record is None
-                or record is not before[slot]
-                or not record[list(positions)].any(axis=1).all()
-            ):
+            # Past any listing, which can be of some moments ago.
+            record, known = read_key_record(self._blobs, self.layout, slot), before[slot]
+            if record is None or known is None or not np.array_equal(record, known):
+                self._correct(slot, record)
+                moved.add(slot)
+            elif not record[list(positions)].any(axis=1).all():
                 moved.add(slot)
         return moved
 
-    def replaced(self, slots: Iterable[int]) -> set[int]:
-        """Look, past any listing, whether slots still are what `lookup` took them for.
+    def _correct(self, slot: int, record: NDArray[np.uint8] | None) -> None:
+        with self._lock:
+            if record is None:
+                self._records.pop(slot, None)
+            else:
+                self._records[slot] = ("", record)  # read again once a listing shows it
+            self._own_marks.pop(slot, None)
+            self._sorted = None
 
-        Listings can be of some moments ago; then a store that was restored from a copy, and went on
-        otherwise, holds other rows under the same numbers.
+    def record(self, slot: int) -> NDArray[np.uint8] | None:
+        """Return one key record.
 
         Parameters
         ----------
-        slots : iterable of int
-            Slots that were just read.
+        slot : int
+            The slot's number.
 
         Returns
         -------
-        set of int
-            Those whose rows are not the ones that were asked for. They are known anew from now on.
+        ndarray of shape (rows_per_slot, 16), uint8, or None
+            As of the last refresh.
         """
-        found = set()
-        for slot in slots:
-            record = read_key_record(self._blobs, self.layout, slot)
-            if record is not None and not record.any():
-                continue  # compacted since: what was read is what was written
-            with self._lock:
-                held = self._records.get(slot, ("", None))[1]
-                if record is None or held is None or not np.array_equal(record, held):
-                    found.add(slot)
-                    self._records.pop(slot, None)  # the next refresh reads it, whatever it lists
-                    self._sorted = None
-        return found
+        return self._records.get(slot, ("", None))[1]
 
     def mark_damaged(self, slot: int, positions: Iterable[int]) -> None:
         """Leave rows of a slot out from now on, in this process only.

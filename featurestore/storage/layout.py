@@ -38,7 +38,9 @@ ACTIVATIONS, ROW_STATS, RUN, IMAGE, DAMAGE = "activations", "row_stats", "run", 
 DOCUMENT_FOLDERS = ("models", "aliases", "runs", "imagesets", "layouts", "tags")
 
 N_ROW_STATS = 2  # mean, and centred sum of squares
-N_RUN_FIELDS = 4  # run id (high, low), size of the shard, checksum of the shard
+N_RUN_FIELDS = 6
+# run id (high, low), size and checksum of the shard, checksum of the row statistics, binding
+BINDING_NBYTES = 16
 
 
 def require_key(key: str) -> str:

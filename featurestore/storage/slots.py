@@ -46,6 +46,10 @@ class Companion:
     """Size of the shard [bytes]."""
     checksum: int
     """xxh3_64 of the shard."""
+    stats_checksum: int
+    """xxh3_64 of the row statistics, as stored."""
+    binding: bytes
+    """What ties the slot's files together, as `bind` returns it."""
 
     def to_bytes(self) -> bytes:
         """Return the companion as its chunk is stored.
@@ -53,31 +57,70 @@ class Companion:
         Returns
         -------
         bytes
-            Four little-endian unsigned 64-bit integers and a CRC-32C.
+            Six little-endian unsigned 64-bit integers, the last one the first half of the
+            binding, and a CRC-32C.
         """
         run = int(self.run, 16)
-        facts = [run >> 64, run & (2**64 - 1), self.nbytes, self.checksum]
+        half = int.from_bytes(self.binding[:8], "little")
+        facts = [
+            run >> 64,
+            run & (2**64 - 1),
+            self.nbytes,
+            self.checksum,
+            self.stats_checksum,
+            half,
+        ]
         return with_crc(np.array(facts, "<u8").tobytes())
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Companion | None:
+    def from_bytes(cls, data: bytes, binding: bytes) -> Companion | None:
         """Read what `to_bytes` wrote.
 
         Parameters
         ----------
         data : bytes
             The stored chunk.
+        binding : bytes
+            Of the slot's key record.
 
         Returns
         -------
         Companion or None
-            ``None`` if it is damaged.
+            ``None`` if it is damaged, or belongs to another slot or other rows.
         """
         payload = without_crc(data, 8 * _layout.N_RUN_FIELDS)
         if payload is None:
             return None
-        high, low, nbytes, checksum = (int(n) for n in np.frombuffer(payload, "<u8"))
-        return cls(f"{(high << 64) | low:032x}", nbytes, checksum)
+        high, low, nbytes, checksum, stats, _ = (int(n) for n in np.frombuffer(payload, "<u8"))
+        if payload[-8:] != binding[:8]:
+            return None
+        return cls(f"{(high << 64) | low:032x}", nbytes, checksum, stats, binding)
+
+
+def bind(layout: ColumnLayout, slot: int, record: bytes) -> bytes:
+    """Return what ties a slot's files to one another, to the slot and to the column.
+
+    It stands in the shard and in the companion. Each file has checksums of its own; this shows that
+    they are about the same rows, where files were swapped, copied or restored one by one.
+
+    Parameters
+    ----------
+    layout : ColumnLayout
+        The column.
+    slot : int
+        The slot's number.
+    record : bytes
+        The digests of the key record, without its checksum.
+
+    Returns
+    -------
+    bytes
+        xxh3_128, 16 bytes.
+    """
+    state = xxhash.xxh3_128(layout.key.encode("ascii"))
+    state.update(slot.to_bytes(8, "little"))
+    state.update(record)
+    return state.digest()
 
 
 def compresses(rows: NDArray[Any]) -> bool:
@@ -254,16 +297,23 @@ class SlotBuilder:
             The slot's number. When this returns, the rows survive a crash.
         """
         layout = self.layout
-        shard = self._encoder.finish()
-        checksum = xxhash.xxh3_64()
-        for piece in shard:
-            checksum.update(piece)
-        nbytes = sum(len(piece) for piece in shard)
-        companion = Companion(run, nbytes, checksum.intdigest()).to_bytes()
+        *chunks, table, table_crc = self._encoder.finish()
+        body = xxhash.xxh3_64()
+        for piece in chunks:
+            body.update(piece)
         row_stats = statistics_companion(layout, np.concatenate(self._stats))
         record = key_record(layout, np.concatenate(self._digests))
         slot = first_guess
         while True:
+            binding = bind(layout, slot, record[:-4])
+            shard = [*chunks, binding, table, table_crc]
+            companion = Companion(
+                run,
+                sum(len(piece) for piece in shard),
+                _finished(body, shard[-3:]),
+                xxhash.xxh3_64_intdigest(row_stats),
+                binding,
+            ).to_bytes()
             if blobs.create(path := layout.slot_name(_layout.ACTIVATIONS, slot), *shard):
                 # Companions of a number whose shard is ours are ours, or a sweeper's leftovers.
                 with removing_on_failure(blobs, path):
@@ -272,6 +322,13 @@ class SlotBuilder:
                 if blobs.create(layout.slot_name(_layout.IMAGE, slot), record):
                     return slot
             slot += 1  # taken, or swept while we were slow: the number is spent
+
+
+def _finished(body: Any, rest: Sequence[Any]) -> int:
+    state = body.copy()
+    for piece in rest:
+        state.update(piece)
+    return int(state.intdigest())
 
 
 def slot_numbers(names: Sequence[str]) -> list[int]:

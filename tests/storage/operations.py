@@ -26,6 +26,7 @@ from featurestore.networks.taps import ModuleInfo, OutputInfo
 from featurestore.storage import disk, reader
 from featurestore.storage.catalog import Catalog, open_catalog
 from featurestore.storage.compaction import compact_column
+from featurestore.storage.group_file import advertised
 from featurestore.storage.imagesets import find_images, publish_images
 from featurestore.storage.reader import DamagedRowsError
 from featurestore.storage.slots import slot_numbers
@@ -321,7 +322,7 @@ def require_complete(operation: Operation, root: Path, where: str) -> None:
     for layout in catalog.layouts():
         column = catalog.column(layout.key)
         names = [info.name for info in column.blobs.list(f"columns/{layout.key}/image")]
-        assert column.advertised() > max(slot_numbers(names)), where
+        assert advertised(column.blobs, column.key) > max(slot_numbers(names)), where
     if operation.run is extract:
         model = catalog.alias(_request())
         assert model is not None, where

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from featurestore.errors import CorruptDataError, FormatVersionError
 from featurestore.storage import reader, records
+from featurestore.storage.check import check_slot, repair
 from featurestore.storage.column import Column
 from featurestore.storage.layout import ColumnLayout
 from featurestore.storage.reader import DamagedRowsError
+from featurestore.storage.row_stats import read_statistics
 from tests.storage.conftest import KEY, append, digests_of, rows_of
 
 
@@ -182,3 +186,66 @@ def test_a_writer_killed_at_any_call_leaves_published_rows_whole_and_no_others(b
                 break
         else:
             pytest.fail("the write never finished")
+
+
+SLOT_FILES = ("activations", "row_stats", "run", "image")
+_SUBSETS = [files for n in range(1, 5) for files in itertools.combinations(SLOT_FILES, n)]
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("files", _SUBSETS, ids="+".join)
+def test_files_that_were_swapped_between_slots_never_give_values_of_other_rows(
+    blobs, files, compressed
+):
+    digests, rows = digests_of(8), np.zeros((8, 12), np.float32)
+    if not compressed:
+        rows = rows_of(8, (12,))
+    rows[:, 3] = np.arange(8)
+    writer = Column(blobs, KEY, writable=True)
+    append(writer, digests[:4], rows[:4])
+    append(writer, digests[4:], rows[4:])
+    assert writer.layout.compressed == compressed
+    for file in files:
+        first, second = (writer.layout.slot_name(file, slot) for slot in (0, 1))
+        a, b = blobs.get(first), blobs.get(second)
+        blobs.replace(first, b)
+        blobs.replace(second, a)
+    for number, value in _fresh_values(blobs, digests).items():
+        np.testing.assert_array_equal(value, rows[number])
+    column = Column(blobs, KEY, writable=True)
+    column.index.refresh()
+    findings = [f for slot in (0, 1) for f in check_slot(column, slot, fast=False)]
+    assert findings
+    for finding in findings:
+        repair(column, finding)
+    for number, value in _fresh_values(blobs, digests).items():
+        np.testing.assert_array_equal(value, rows[number])
+    for slot in (0, 1):  # statistics are of the slot's own rows again
+        stats = read_statistics(
+            writer.layout, blobs.get(writer.layout.slot_name("row_stats", slot))
+        )
+        known = Column(blobs, KEY, writable=False)
+        known.index.refresh()
+        for position, digest in enumerate(known.index.record(slot)[:4]):
+            number = np.flatnonzero((digests == digest).all(axis=1))[0]
+            if number in _fresh_values(blobs, digests):
+                np.testing.assert_allclose(stats[position, 0], rows[number].mean(), rtol=1e-6)
+
+
+def test_a_slot_copied_to_another_column_or_number_is_not_believed(blobs):
+    digests, rows = digests_of(4), rows_of(4, (12,))
+    other = "cd" * 16
+    append(Column(blobs, KEY, writable=True), digests, rows)
+    append(Column(blobs, other, writable=True), digests, rows + 1)
+    source = Column(blobs, KEY, writable=True).layout
+    target = Column(blobs, other, writable=True).layout
+    for file in SLOT_FILES:
+        blobs.replace(target.slot_name(file, 0), blobs.get(source.slot_name(file, 0)))
+        blobs.replace(source.slot_name(file, 7), blobs.get(source.slot_name(file, 0)))
+    column = Column(blobs, other, writable=False)
+    with pytest.raises(DamagedRowsError, match="other rows"):
+        column.read(column.lookup(digests))
+    column = Column(blobs, KEY, writable=False)
+    np.testing.assert_array_equal(column.read(column.lookup(digests)), rows)
+    with pytest.raises(DamagedRowsError, match="other rows"):
+        column.read(np.arange(4) + 7 * source.rows_per_slot)
