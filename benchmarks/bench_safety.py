@@ -36,6 +36,9 @@ class NoHash:
     def update(self, _data: object) -> None:
         pass
 
+    def copy(self) -> NoHash:
+        return self
+
     def intdigest(self) -> int:
         return 0
 
@@ -47,8 +50,7 @@ def no_crc(_data: object) -> bytes:
 @contextlib.contextmanager
 def unsafe():
     with contextlib.ExitStack() as stack:
-        for module in (shard, slots):
-            stack.enter_context(mock.patch.object(module, "crc32c", no_crc))
+        stack.enter_context(mock.patch.object(shard, "crc32c", no_crc))
         stack.enter_context(mock.patch.object(slots.xxhash, "xxh3_64", NoHash))
         stack.enter_context(mock.patch.object(os, "fsync", return_value=None))
         stack.enter_context(mock.patch.object(disk, "_sync_folder", return_value=None))
@@ -105,7 +107,7 @@ def bench_append(name: str, rows: np.ndarray, folder: Path) -> None:
         work()
     times = interleaved(variants, 7)
     report(f"append of {len(rows)} {name} rows, {rows.nbytes / 1e6:.0f} MB", times,
-           [("safe", "without", GOAL)])  # fmt: skip
+           [("safe", "without", None)])  # fmt: skip
 
 
 if __name__ == "__main__":
