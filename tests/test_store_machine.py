@@ -18,7 +18,7 @@ QUICK = settings(
 )
 # At least 2,000 steps, drawn anew each night.
 LONG = settings(
-    max_examples=int(os.environ.get("STORE_MACHINE_EXAMPLES", "60")),
+    max_examples=int(os.environ.get("STORE_MACHINE_EXAMPLES", "80")),
     stateful_step_count=50,
     deadline=None,
     print_blob=True,
