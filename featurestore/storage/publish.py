@@ -98,8 +98,7 @@ class Publisher:
         """
         temporary = _temporary_in(self.root)
         with self._explaining(), _removing_on_failure(temporary):
-            _write_file(disk.open_new(temporary), temporary, [b"now"])
-            now = temporary.stat().st_mtime
+            now = _write_file(disk.open_new(temporary), temporary, [b"now"])
             disk.unlink(temporary)
         return now
 
@@ -178,14 +177,15 @@ def _temporary_in(folder: Path) -> Path:
     return folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
 
 
-def _write_file(descriptor: int, path: Path, parts: Sequence[Buffer]) -> None:
-    """Write a new file, make it durable and close it."""
+def _write_file(descriptor: int, path: Path, parts: Sequence[Buffer]) -> float:
+    """Write a new file, make it durable and close it; returns when that was [s since 1970]."""
     try:
         for part in parts:
             view = memoryview(part).cast("B")
             while view:
                 view = view[disk.write(descriptor, path, view) :]
         disk.sync(descriptor, path)
+        return os.fstat(descriptor).st_mtime  # a sweeper may take its name away meanwhile
     finally:
         os.close(descriptor)
 

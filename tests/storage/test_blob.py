@@ -200,3 +200,11 @@ def test_what_is_not_there_is_not_found(tmp_path):
     with pytest.raises(FileNotFoundError):
         blobs.get("a")
     assert blobs.list("anything") == []
+
+
+def test_the_clock_is_told_even_if_a_sweeper_takes_its_file_away(tmp_path, monkeypatch):
+    from featurestore.storage import disk
+
+    blobs = LocalBlobs(tmp_path)
+    monkeypatch.setattr(disk, "after", lambda name, path: path.unlink() if name == "sync" else None)
+    assert abs(blobs.now() - tmp_path.stat().st_mtime) < 60
