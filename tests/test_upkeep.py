@@ -398,6 +398,20 @@ def test_a_size_limit_evicts_what_is_cheapest_to_compute_again(path, folder):
     assert again.shape == (24, 64, 111, 111)
 
 
+def test_what_was_compacted_goes_before_anything_that_would_have_to_be_computed(path, folder):
+    store = fs.open_store(path)
+    images = fs.read_images(folder)
+    for n in range(24):
+        store.get_many(tiny_network(), MODULES, images[n : n + 1])
+    store.compact()
+    size = sum(column.nbytes for column in store.ls())
+    report = store.drop(to_fit=size // 2)
+    assert report.columns == ()
+    assert report.nbytes_freed > size // 2
+    assert {c.n_images for c in store.ls()} == {24}
+    assert store.verify().ok
+
+
 def test_a_request_beyond_the_size_limit_is_refused_before_anything_is_computed(
     store, folder, monkeypatch
 ):

@@ -155,16 +155,40 @@ def drop_rows(column: Column, keep: Collection[bytes] = ()) -> Swept:
     gone = droppable(column, keep)
     for slot in gone:
         blobs.replace(layout.slot_name(_layout.IMAGE, slot), key_record(layout))
+    return _remove_data(column, gone)
+
+
+def sweep_tombstones(column: Column) -> Swept:
+    """Take the data of tombstones away at once, where room is needed more than a courtesy.
+
+    Parameters
+    ----------
+    column : Column
+        With a layout, writable.
+
+    Returns
+    -------
+    Swept
+        What was taken away. Readers with old look-ups look again.
+    """
+    column.index.refresh()
+    records = column.index.records()
+    return _remove_data(column, {slot for slot, record in records.items() if not record.any()})
+
+
+def _remove_data(column: Column, slots: Collection[int]) -> Swept:
+    """Remove what tombstones hold."""
+    layout, blobs = column.index.layout, column.blobs
     swept = Swept()
     for array in _DATA:
         folder = f"{_layout.column_path(column.key)}/{array}"
         files = [
             (folder, info)
             for info in blobs.list(folder)
-            if any(slot in gone for slot in slot_numbers([info.name]))
+            if any(slot in slots for slot in slot_numbers([info.name]))
         ]
         swept += sweep_files(blobs, files)
-    for slot in gone:
+    for slot in slots:
         blobs.delete(damage_path(layout, slot))
     return swept
 

@@ -10,7 +10,7 @@ from featurestore.errors import DiskSpaceError, InvalidInputError, NotFoundError
 from featurestore.keys import spell_tap
 from featurestore.networks.taps import Tap
 from featurestore.options import format_nbytes
-from featurestore.storage.sweep import drop_rows, droppable
+from featurestore.storage.sweep import drop_rows, droppable, sweep_tombstones
 from featurestore.storage.tags import list_tags, tagged_digests
 from featurestore.upkeep.reports import DropReport
 from featurestore.upkeep.requests import named_models
@@ -233,12 +233,15 @@ def make_room(
     if total + needed <= limit:
         return DropReport((), 0, 0)
     catalog.require_writable("what is evicted")
+    nbytes = sum(sweep_tombstones(catalog.column(column.key)).nbytes for column in held)
+    held = stored_columns(catalog)  # what was compacted costs nothing to lose
+    total = sum(column.nbytes for column in held)
     protected = tagged_digests(catalog)
     free = [column for column in held if column.key not in keep]
     spare = [sum(droppable(catalog.column(c.key), protected.get(c.key, ())).values()) for c in free]
     if total + needed - sum(spare) > limit:
         raise _cannot_fit(catalog, limit, needed, total - sum(spare), list(protected))
-    evicted, n_kept, nbytes = [], 0, 0
+    evicted, n_kept = [], 0
     for column, n in zip(free, spare, strict=True):
         if total + needed <= limit:
             break
