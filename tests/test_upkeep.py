@@ -156,6 +156,23 @@ def test_a_damaged_document_is_found_and_the_store_goes_on(path, folder, kind):
     assert store.plan("squeezenet1_1", "features.0", folder, **words).n_missing == 0
 
 
+def test_a_damaged_marker_shuts_no_reader_out_and_is_found(store, path, folder):
+    flip(path / "featurestore.json", 20)
+    reading = fs.open_store(path, mode="r")
+    assert reading.get(tiny_network(), "classifier", folder).shape == (24, 10)
+    for fast in (False, True):
+        report = reading.verify(fast=fast)
+        assert [f.path for f in report.damage] == ["featurestore.json"]
+    assert fs.open_store(path).verify().ok  # which made it again
+
+
+def test_who_computed_a_row_may_be_lost_without_the_row(store, path, folder):
+    for file in (path / "runs").glob("*.json"):
+        flip(file, 30)
+    told = fs.open_store(path, mode="r").explain(tiny_network(), "classifier", folder)
+    assert told.n_rows == 24
+
+
 def test_lost_rows_are_named(store, path):
     shards(path)[0].unlink()
     report = store.verify()

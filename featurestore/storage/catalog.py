@@ -361,7 +361,7 @@ def open_catalog(path: PathLike, mode: Mode) -> Catalog:
     catalog = Catalog(StoreBlobs(root), mode)
     with explained(root):
         entries = [entry.name for entry in root.iterdir()] if root.is_dir() else []
-        marker = catalog.read(_layout.MARKER) if entries else None
+        marker = _read_marker(catalog) if entries else None
         if marker is not None:
             _layout.require_format(marker, f"The store {root}")
             catalog._expect_marker()
@@ -370,6 +370,15 @@ def open_catalog(path: PathLike, mode: Mode) -> Catalog:
             if mode == "a" and entries:
                 catalog.require_writable("its marker")  # lost or damaged: made again
     return catalog
+
+
+def _read_marker(catalog: Catalog) -> dict[str, Any] | None:
+    try:
+        return catalog.read(_layout.MARKER)
+    except CorruptDataError as err:
+        # Every document says its own format: one flipped bit must not shut readers out.
+        _log.warning("%s", err)
+        return None
 
 
 def now() -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
+from featurestore.errors import CorruptDataError
 from featurestore.storage.slots import NO_RUN
 
 if TYPE_CHECKING:
@@ -39,7 +41,9 @@ def computed_by(catalog: Catalog, column: Column, rows: NDArray[np.int64]) -> li
         companion = column.companion(slot)
         run = NO_RUN if companion is None else companion.run
         if run not in documents:
-            documents[run] = catalog.run(run) or {}
+            documents[run] = {}
+            with contextlib.suppress(CorruptDataError):  # then only who computed it is lost
+                documents[run] = catalog.run(run) or {}
         for part in documents[run].get("compacted", ()):
             if position < part["n_rows"]:
                 run = str(part["run"])

@@ -7,9 +7,10 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from featurestore.canonical import digest_of
+from featurestore.errors import CorruptDataError
 from featurestore.options import get_options
 from featurestore.storage.layout import MARKER
 
@@ -33,7 +34,9 @@ class Checkpoint:
     """
 
     def __init__(self, catalog: Catalog, *, restart: bool) -> None:
-        marker = catalog.read(MARKER) or {}
+        marker: dict[str, Any] = {}
+        with contextlib.suppress(CorruptDataError):
+            marker = catalog.read(MARKER) or {}
         name = digest_of("verify", [str(marker.get("store")), str(Path(str(catalog)).absolute())])
         self._path = get_options().cache_dir / "verify" / f"{name}.json"
         self._whole: dict[str, dict[str, str]] = {}
