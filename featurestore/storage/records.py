@@ -141,6 +141,11 @@ def set_aside(blobs: Blobs, path: str) -> None:
         Which document; kept beside itself as ``….damaged``.
     """
     try:
+        read(blobs, path)
+        return  # there is none, or another process has written it anew already
+    except CorruptDataError:
+        pass
+    try:
         nbytes = min(blobs.nbytes(path), _limit(path))  # of what is too large, the beginning
         blobs.replace(f"{path}.damaged", blobs.get(path, 0, nbytes))
     except FileNotFoundError:

@@ -249,3 +249,13 @@ def test_a_slot_copied_to_another_column_or_number_is_not_believed(blobs):
     np.testing.assert_array_equal(column.read(column.lookup(digests)), rows)
     with pytest.raises(DamagedRowsError, match="other rows"):
         column.read(np.arange(4) + 7 * source.rows_per_slot)
+
+
+def test_a_document_that_somebody_mended_meanwhile_is_not_set_aside(blobs):
+    records.create(blobs, "a.json", {"format": 1})
+    records.set_aside(blobs, "a.json")
+    assert records.read(blobs, "a.json") == {"format": 1}
+    blobs.replace("a.json", b"{")
+    records.set_aside(blobs, "a.json")
+    assert records.read(blobs, "a.json") is None
+    assert blobs.get("a.json.damaged") == b"{"
