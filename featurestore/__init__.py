@@ -43,8 +43,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name from its home."""
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
-    if name == "errors":
-        return importlib.import_module("featurestore.errors")
+    if name in ("errors", "exports", "plots"):
+        return importlib.import_module(f"featurestore.{name}")
     raise AttributeError(f"module 'featurestore' has no attribute {name!r}")
 
 

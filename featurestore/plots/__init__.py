@@ -1,0 +1,1 @@
+"""Pictures of geometries and scores; needs matplotlib (``pip install "featurestore[plot]"``)."""

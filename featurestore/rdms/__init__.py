@@ -1,0 +1,1 @@
+"""Representational geometry: how different the activations are for each pair of images."""

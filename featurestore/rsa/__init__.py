@@ -1,0 +1,1 @@
+"""Comparing geometries: RDMs by name, noise ceilings, resampling, CKA."""
