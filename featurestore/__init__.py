@@ -18,16 +18,20 @@ if TYPE_CHECKING:
     from featurestore.networks.sources.wrapped import wrap as wrap
     from featurestore.options import get_options as get_options
     from featurestore.options import set_options as set_options
+    from featurestore.rdms.scaling import centre as centre
+    from featurestore.rdms.scaling import normalise as normalise
     from featurestore.store import FeatureStore as FeatureStore
     from featurestore.store import open_store as open_store
 
 _HOME = {
+    "centre": "featurestore.rdms.scaling",
     "choose_module": "featurestore.networks.listing",
     "FeatureStore": "featurestore.store",
     "get_options": "featurestore.options",
     "ImageSet": "featurestore.images.imageset",
     "models": "featurestore.networks.listing",
     "modules": "featurestore.networks.listing",
+    "normalise": "featurestore.rdms.scaling",
     "open_store": "featurestore.store",
     "preprocess": "featurestore.networks.preprocess",
     "read_images": "featurestore.images.read",
