@@ -73,8 +73,7 @@ def make_rdm(
         The RDM.
     """
     twice: dict[Hashable, Any] = dict(extra or {})
-    for key, given in coords.items():
-        variable = xr.as_variable(given, name=key)
+    for key, variable in xr.Dataset(coords=coords).variables.items():
         if variable.dims == (dim,):
             twice[key] = (dim, variable.data)
             twice[second(key)] = (second(dim), variable.data)
