@@ -72,7 +72,7 @@ def make_rdm(
     DataArray (…, image, image_2)
         The RDM.
     """
-    twice: dict[Hashable, Any] = dict(extra or {})
+    twice: dict[Hashable, Any] = dict((extra or {}).items())
     for key, variable in xr.Dataset(coords=coords).variables.items():
         if variable.dims == (dim,):
             twice[key] = (dim, variable.data)
