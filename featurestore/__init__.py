@@ -18,21 +18,29 @@ if TYPE_CHECKING:
     from featurestore.networks.sources.wrapped import wrap as wrap
     from featurestore.options import get_options as get_options
     from featurestore.options import set_options as set_options
+    from featurestore.rdms.pca import pca as pca
     from featurestore.rdms.scaling import centre as centre
     from featurestore.rdms.scaling import normalise as normalise
+    from featurestore.rsa.ceiling import noise_ceiling as noise_ceiling
+    from featurestore.rsa.cka import cka as cka
+    from featurestore.rsa.kernels import kernel_matrix as kernel_matrix
     from featurestore.store import FeatureStore as FeatureStore
     from featurestore.store import open_store as open_store
 
 _HOME = {
     "centre": "featurestore.rdms.scaling",
     "choose_module": "featurestore.networks.listing",
+    "cka": "featurestore.rsa.cka",
     "FeatureStore": "featurestore.store",
     "get_options": "featurestore.options",
     "ImageSet": "featurestore.images.imageset",
+    "kernel_matrix": "featurestore.rsa.kernels",
     "models": "featurestore.networks.listing",
     "modules": "featurestore.networks.listing",
+    "noise_ceiling": "featurestore.rsa.ceiling",
     "normalise": "featurestore.rdms.scaling",
     "open_store": "featurestore.store",
+    "pca": "featurestore.rdms.pca",
     "preprocess": "featurestore.networks.preprocess",
     "read_images": "featurestore.images.read",
     "set_options": "featurestore.options",
