@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from featurestore.errors import InvalidInputError, did_you_mean
+from featurestore.optional import import_optional
 from featurestore.options import get_options
 from featurestore.rdms.derived import derived_attrs
 
@@ -46,8 +47,8 @@ def centre(features: xr.DataArray, over: str = "image", *, dim: str = "image") -
     -------
     DataArray (image, …)
         The same labels and dims; float64 from float64 and whole numbers, else float32. Lazy if
-        the features are dask-backed or exceed `lazy_threshold`. The attribute ``derived`` says
-        what was done; ``feature_key`` is now ``source_feature_key``.
+        the features are dask-backed, or not yet read and larger than `lazy_threshold`. The
+        attribute ``derived`` says what was done; ``feature_key`` is now ``source_feature_key``.
 
     Raises
     ------
@@ -106,8 +107,8 @@ def normalise(
     -------
     DataArray (image, …)
         The same labels and dims; float64 from float64 and whole numbers, else float32. Lazy if
-        the features are dask-backed or exceed `lazy_threshold`. The attribute ``derived`` says
-        what was done; ``feature_key`` is now ``source_feature_key``.
+        the features are dask-backed, or not yet read and larger than `lazy_threshold`. The
+        attribute ``derived`` says what was done; ``feature_key`` is now ``source_feature_key``.
 
     Raises
     ------
@@ -172,7 +173,11 @@ def _scaled(
     step: str,
 ) -> xr.DataArray:
     """Return ``(features - shift) / scale``, where the two come from `statistics`."""
-    lazy = features.chunks is not None or features.nbytes > get_options().lazy_threshold
+    lazy = features.chunks is not None or (
+        not features.variable._in_memory and features.nbytes > get_options().lazy_threshold
+    )
+    if not lazy:
+        features = features.copy(deep=False).load()
     # Statistics in pieces also in memory: in float64 they need several times the values' size.
     pieces = _in_pieces(features, dim)
     shift, scale = statistics(pieces, dims)
@@ -204,8 +209,26 @@ def _in_pieces(features: xr.DataArray, dim: str) -> xr.DataArray:
     if features.chunks is not None or features.nbytes <= BLOCK_NBYTES:
         return features
     rows = max(1, BLOCK_NBYTES * features.sizes[dim] // features.nbytes)
-    # A random token: by default dask hashes all values.
-    return features.chunk({dim: rows}, token=uuid.uuid4().hex)
+    data = import_optional("dask.array", "all").from_array(
+        _Parts(features.variable),
+        chunks=tuple(rows if name == dim else size for name, size in features.sizes.items()),
+        name=f"features-{uuid.uuid4().hex}",
+        asarray=False,
+        fancy=False,
+        meta=np.empty((0,) * features.ndim, features.dtype),
+    )
+    return features.copy(data=data)
+
+
+class _Parts:
+    """A variable whose parts are read one by one; xarray's own `chunk` copies the whole first."""
+
+    def __init__(self, variable: xr.Variable) -> None:
+        self._variable = variable
+        self.shape, self.ndim, self.dtype = variable.shape, variable.ndim, variable.dtype
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        return self._variable[key].values
 
 
 def _shift_and_divide(
