@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from featurestore.networks.sources.wrapped import wrap as wrap
     from featurestore.options import get_options as get_options
     from featurestore.options import set_options as set_options
+    from featurestore.rdms.build import rdm as rdm
     from featurestore.rdms.pca import pca as pca
     from featurestore.rdms.scaling import centre as centre
     from featurestore.rdms.scaling import normalise as normalise
@@ -42,6 +43,7 @@ _HOME = {
     "open_store": "featurestore.store",
     "pca": "featurestore.rdms.pca",
     "preprocess": "featurestore.networks.preprocess",
+    "rdm": "featurestore.rdms.build",
     "read_images": "featurestore.images.read",
     "set_options": "featurestore.options",
     "wrap": "featurestore.networks.sources.wrapped",

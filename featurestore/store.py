@@ -14,6 +14,7 @@ from featurestore.keys import want
 from featurestore.options import get_options
 from featurestore.planning.models import resolve
 from featurestore.planning.plan import Plan, make_plan, require_complete
+from featurestore.rdms.methods import Geometry
 from featurestore.storage.catalog import open_catalog
 from featurestore.storage.imagesets import find_images, list_image_sets, publish_images
 from featurestore.tables import ColumnTable, ImageSetTable, describe_columns
@@ -63,7 +64,7 @@ def open_store(path: PathLike, *, mode: Mode = "a") -> FeatureStore:
     return FeatureStore(open_catalog(path, mode))
 
 
-class FeatureStore(Upkeep):
+class FeatureStore(Upkeep, Geometry):
     """A table of activations: rows are images, columns are modules of models.
 
     Made by `open_store`.

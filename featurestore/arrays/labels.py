@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from xarray.core import indexing
 
-from featurestore.arrays.lazy import RowsArray, StoredRows
+from featurestore.arrays.lazy import DASK_BACKED, RowsArray, StoredRows
 from featurestore.canonical import digest_of
 from featurestore.errors import MemoryBudgetError
 from featurestore.optional import import_optional
@@ -163,10 +163,12 @@ def _dask_array(array: RowsArray, wanted: Wanted, images: ImageSet) -> Any:
     rows = 256 if layout is None else layout.rows_per_slot
     chunks = (rows, *array.shape[1:])
     token = digest_of("array", [wanted.key, wanted.readout, images.digests.tobytes().hex()])
+    name = f"features-{token}"
+    DASK_BACKED[name] = array
     return dask_array.from_array(
         array,
         chunks=chunks,
-        name=f"features-{token}",
+        name=name,
         # Dask must not look inside, nor copy: the array reads through its own threads.
         asarray=False,
         fancy=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from xarray.backends import BackendArray
@@ -18,10 +19,15 @@ from featurestore.storage.reader import DamagedRowsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import xarray as xr
     from numpy.typing import NDArray
 
     from featurestore.storage.column import Column
     from featurestore.storage.shard_file import Selection
+
+
+DASK_BACKED: WeakValueDictionary[str, RowsArray] = WeakValueDictionary()
+"""Arrays behind dask arrays, by the name that dask knows them by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +181,36 @@ class RowsArray(BackendArray):
         values = self._rows.read(images, (slice(low, high), *rest)).reshape(len(images), -1)
         values = values[:, flat.start - low * behind : flat.stop - low * behind]
         return values[:, _inside(key, flat, self.shape[1])]
+
+
+def rows_behind(features: xr.DataArray) -> tuple[StoredRows, NDArray[np.intp]] | None:
+    """Return where the values of an array are kept, if they are what a store answered with.
+
+    Parameters
+    ----------
+    features : DataArray (image, ...)
+        Any array.
+
+    Returns
+    -------
+    (StoredRows, ndarray of shape (n,), intp) or None
+        The rows, and which of them in which order; ``None`` if values were loaded, computed with
+        or cut along the features, so that they may be other ones.
+    """
+    data: Any = features.variable._data
+    if features.chunks is not None:
+        array = DASK_BACKED.get(data.name)
+        same = array is not None and array.shape == features.shape
+        return (array._rows, np.arange(len(array._rows.digests))) if array and same else None
+    while isinstance(data, indexing.MemoryCachedArray | indexing.CopyOnWriteArray):
+        data = data.array
+    if not (isinstance(data, indexing.LazilyIndexedArray) and isinstance(data.array, RowsArray)):
+        return None
+    key = data.key.tuple
+    whole = [np.array_equal(np.arange(n)[k], np.arange(n)) for k, n in
+             zip(key[1:], data.array.shape[1:], strict=True)]  # fmt: skip
+    images = np.arange(data.array.shape[0])[key[0]]
+    return (data.array._rows, images) if all(whole) and images.ndim == 1 else None
 
 
 def _positions(key: Any, n: int) -> NDArray[np.intp]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from featurestore.rdms.refine import Refined
     from featurestore.rdms.sides import Sides
     from featurestore.rdms.source import Source
 
@@ -49,6 +50,8 @@ class PassPlan:
     passes: tuple[Pass, ...]
     memory_nbytes: int
     """At most what is held at once [bytes]."""
+    tiles_nbytes: int
+    """What the tiles take [bytes]."""
 
     @property
     def nbytes(self) -> int:
@@ -113,11 +116,12 @@ def _grouped(
     by_group: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for a, b in wanted:
         by_group.setdefault((group[a], group[b]), []).append((a, b))
-    passes, most = [], 0
+    passes, most, tiles_nbytes = [], 0, 0
     for tiles in by_group.values():
         blocks = tuple(sorted({block for pair in tiles for block in pair}))
         n_rows = sum(sizes[block] for block in blocks)
-        held = sum(8 * sizes[a] * sizes[b] for a, b in tiles) + _scratch_nbytes(sizes, blocks)
+        squares = sum(8 * sizes[a] * sizes[b] for a, b in tiles)
+        held = squares + _scratch_nbytes(sizes, blocks)
         per_value = n_rows * (2 * source.itemsize + 4)  # this block, the next, and it shifted
         room = (budget - RESERVE - held) // per_value
         fit = max(MIN_BLOCK_VALUES, BLOCK_NBYTES // (4 * n_rows), _chunk_values(source))
@@ -127,8 +131,9 @@ def _grouped(
         again = max(1.0, _chunk_values(source) / max_values)
         nbytes = int(n_rows * source.n_features * source.itemsize * again)
         passes.append(Pass(blocks, tuple(tiles), int(max_values), nbytes))
+        tiles_nbytes += squares
         most = max(most, held + int(max_values) * per_value + RESERVE)
-    return PassPlan(tuple(passes), most)
+    return PassPlan(tuple(passes), most, tiles_nbytes)
 
 
 def _chunk_values(source: Source) -> int:
@@ -136,7 +141,7 @@ def _chunk_values(source: Source) -> int:
 
 
 def _scratch_nbytes(sizes: Sequence[int], blocks: Sequence[int]) -> int:
-    """What the threads hold: products, and rows in float64."""
+    """Return what the threads hold: products, and rows in float64."""
     largest = max(sizes[block] for block in blocks)
     return min(available_cpus(), len(blocks) ** 2) * (largest * largest * 8 + largest * 1024 * 16)
 
@@ -221,7 +226,7 @@ def _refined(
     on_block: Callable[[int], object],
 ) -> list[Tile]:
     """Replace close pairs by what their differences say."""
-    pairs = np.concatenate([p.close + (p.a.start, p.b.start) for p in pieces])
+    pairs = np.concatenate([p.close + np.array([p.a.start, p.b.start]) for p in pieces])
     if not len(pairs):
         return [Tile(piece.squares) for piece in pieces]
     with open_engine("cpu") as (_, processors):
@@ -237,10 +242,17 @@ def _refined(
     tiles, start = [], 0
     for piece in pieces:
         part = slice(start, start := start + len(piece.close))
-        left, right = piece.close.T
-        piece.squares[left, right] = refined.squares[part]
-        if piece.is_diagonal:
-            piece.squares[right, left] = refined.squares[part]
-        near = np.stack([refined.cosine[part], refined.correlation[part]], axis=1)
-        tiles.append(Tile(piece.squares, piece.close.astype(np.uint32), near))
+        tiles.append(_with_close(piece, refined, part))
     return tiles
+
+
+def _with_close(piece: Piece, refined: Refined, part: slice) -> Tile:
+    close = piece.close
+    near = np.stack([refined.cosine[part], refined.correlation[part]], axis=1)
+    squares = refined.squares[part]
+    if piece.is_diagonal:  # both triangles
+        close, near = np.concatenate([close, close[:, ::-1]]), np.concatenate([near, near])
+        squares = np.concatenate([squares, squares])
+    order = np.lexsort((close[:, 1], close[:, 0]))
+    piece.squares[close[:, 0], close[:, 1]] = squares
+    return Tile(piece.squares, close[order].astype(np.uint32), near[order])

@@ -5,8 +5,9 @@ in float32 lose nothing to offsets. Where a distance is small beside what is lef
 such pairs are computed again from float64 differences, and pieces of the matrix that have many of
 them are multiplied in float64 from the start.
 
-Measured: a float32 product of two rows errs by up to 1.5e-7 of the sum of their squares, however
-it is blocked. So pairs whose distance is below `CLOSE` = 0.1 of that sum cannot be had to 2e-6.
+Measured: a float32 product of two rows of p features errs by up to 2e-5 / √p of the sum of their
+squares, in whatever blocks it is taken. So pairs whose squared distance is below 12 / √p of that
+sum (0.19 for 4,096 features) cannot be had to 2e-6 that way.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ if TYPE_CHECKING:
     from featurestore.rdms.engine import Engine, NumpyEngine
     from featurestore.rdms.source import Block, Source
 
-CLOSE = 0.1
-"""A share of the sum of squares of two rows: distances below are not trusted in float32."""
+CLOSE, MIN_CLOSE = 12.0, 0.05
+"""Over √p: the share of the sum of squares of two rows below which float32 is not trusted."""
 CLOSE_EXACT = 1e-8
-"""The same for products in float64."""
+"""The same share for products in float64."""
+CANCELS = 1e-8
+"""What a difference of two numbers in float64 must leave of them."""
 MANY = 0.003
 """A piece with more close pairs than this share costs less in float64 than pair by pair."""
-EXACT_WIDTH = 512
+EXACT_WIDTH = 1024
 """Rows of fewer features are multiplied in float64: the products are not what takes time."""
 EXACT_PRODUCTS = 4e9
 """So are matrices of fewer multiplications."""
@@ -129,6 +132,7 @@ class _Pass:
         self.sides, self.pieces = sides, pieces
         self.engine, self.processors = engine, processors
         self.shift = sides.shift
+        self.close = max(MIN_CLOSE, CLOSE / np.sqrt(sides.n_features))
         self.bad = np.flatnonzero(~sides.finite)
         self.norms = np.zeros(len(sides))  # sums of squares of shifted rows, as float32 has them
         self.exact_norms = np.zeros(len(sides))
@@ -195,13 +199,12 @@ class _Pass:
         kept = []
         for n in fast:
             piece = self.pieces[n]
-            total = self.engine.fetch(self.sums[n])
-            seen = (slice(None, None, 1 + piece.shape[0] // 128), slice(None, None, 1 + piece.shape[1] // 128))
-            size = (
-                self.norms[piece.a][seen[0], None] + self.norms[piece.b][seen[1]]
-            )
-            close = size - 2 * total[seen] < CLOSE * size
-            if close.mean() > 2 * MANY + (1 / len(close) if piece.is_diagonal else 0):
+            rows, columns = (slice(None, None, 1 + size // 128) for size in piece.shape)
+            products = self.engine.fetch(self.sums[n])[rows, columns]
+            size = self.norms[piece.a][rows, None] + self.norms[piece.b][columns]
+            close = size - 2 * products < self.close * size
+            itself = 1 / len(close) if piece.is_diagonal else 0
+            if close.mean() - itself > 2 * MANY:
                 piece.exact = True
                 self.sums[n] = self.processors.zeros(*piece.shape)
             else:
@@ -258,7 +261,7 @@ class _Pass:
         squares = (self.processors if piece.exact else self.engine).fetch(self.sums[n])
         self.sums[n] = None
         close, step = [], max(1, STRIP_VALUES // squares.shape[1])
-        share = CLOSE_EXACT if piece.exact else CLOSE
+        share = CLOSE_EXACT if piece.exact else self.close
         b = self.sides[piece.b]
         for start in range(0, len(squares), step):
             rows = slice(start, min(start + step, len(squares)))
@@ -272,7 +275,7 @@ class _Pass:
             found = _close_pairs(part, size, self.sides[at], right)
             if piece.is_diagonal:
                 found = found[found[:, 0] < found[:, 1]]
-            close.append(found + (rows.start, first))
+            close.append(found + np.array([rows.start, first]))
         if piece.is_diagonal:
             mirror(squares)
         squares[~self.sides.finite[piece.a]] = np.nan
@@ -286,15 +289,28 @@ def _close_pairs(
     """Finish squared distances in place; returns positions of pairs that are not trusted."""
     with np.errstate(invalid="ignore", over="ignore"):  # rows that are not finite
         unshift(squares, a, b)
-        close = cosine_excess(squares, a, b) < limit
+        close = cosine_excess(squares, a, b) < _lost(a.norm, b.norm, limit)
         varies = ~(a.constant[:, None] | b.constant)
-        close |= (correlation_excess(squares, a, b) < limit) & varies
+        lost = _lost(np.sqrt(a.n_features) * a.mean, np.sqrt(a.n_features) * b.mean, limit)
+        close |= (correlation_excess(squares, a, b) < lost) & varies
         known = a.exactly_constant[:, None] & b.exactly_constant
         if known.any():
             squares[known] = (a.n_features * (a.mean[:, None] - b.mean) ** 2)[known]
             close &= ~known
     close &= a.finite[:, None] & b.finite
     return np.argwhere(close)
+
+
+def _lost(
+    left: NDArray[np.float64], right: NDArray[np.float64], limit: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return what must be left after the square of a difference was taken off."""
+    left, right = left**2, right**2
+    extremes = (np.nanmin(left), np.nanmax(left), np.nanmin(right), np.nanmax(right))
+    if CANCELS * np.ptp(extremes) < np.nanmin(limit):
+        return limit
+    lost: NDArray[np.float64] = np.maximum(limit, CANCELS * np.abs(left[:, None] - right))
+    return lost
 
 
 def mirror(square: NDArray[np.float64]) -> None:
@@ -333,21 +349,18 @@ def squares_of(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     blocks = rows[:, :whole].reshape(len(rows), -1, piece)
     rest = rows[:, whole:].astype(np.float64)
     total: NDArray[np.float64] = np.vecdot(blocks, blocks).sum(axis=1, dtype=np.float64)
-    return total + np.vecdot(rest, rest)
+    total += np.vecdot(rest, rest)
+    return total
 
 
-def _read_ahead(
-    source: Source, rows: NDArray[np.intp], max_values: int
-) -> Iterator[NDArray[Any]]:
+def _read_ahead(source: Source, rows: NDArray[np.intp], max_values: int) -> Iterator[NDArray[Any]]:
     """Read the next block while the last one is being multiplied."""
     blocks: Iterator[Block] = feature_blocks(source.shape, source.chunks, max_values)
     with ThreadPoolExecutor(1) as reader:
-        coming = None
+        coming = reader.submit(source.read, rows, next(blocks))
         for block in blocks:
-            values = None if coming is None else coming.result()
+            values = coming.result()
             coming = reader.submit(source.read, rows, block)
-            if values is not None:
-                yield values
-                del values
-        if coming is not None:
-            yield coming.result()
+            yield values
+            del values  # before the next one is waited for
+        yield coming.result()

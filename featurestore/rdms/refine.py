@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from featurestore.rdms.engine import NumpyEngine
     from featurestore.rdms.sides import Sides
-    from featurestore.rdms.source import Source
+    from featurestore.rdms.source import Rows, Source
 
 PAIR_VALUES = 2**16  # differences that are held at once by one thread
 
@@ -85,7 +85,7 @@ def refine(
         values = source.read(rows[used], block)
         step = max(1, PAIR_VALUES // values.shape[1])
 
-        def add(start: int, values: NDArray[np.float64] = values, step: int = step) -> None:
+        def add(start: int, values: Rows = values, step: int = step) -> None:
             a, b = at[start : start + step].T
             left, right = values[a].astype(np.float64), values[b].astype(np.float64)
             for kind, (offset, factor) in enumerate(zip(offsets, factors, strict=True)):

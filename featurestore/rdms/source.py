@@ -37,15 +37,25 @@ STATISTICS_NBYTES = 2**26  # rows that are held at once to take their statistics
 class Source(Protocol):
     """Rows of features whose distances are wanted."""
 
-    names: Sequence[Any]
-    """What the rows are called, for messages."""
-    n_features: int
-    itemsize: int
-    """Of a value as it is read: 4 or 8 [bytes]."""
-    shape: tuple[int, ...]
-    """Shape of one row."""
-    chunks: tuple[int, ...]
-    """Shape of the pieces of a row that are decoded together."""
+    @property
+    def n_features(self) -> int:
+        """Values per row."""
+        ...
+
+    @property
+    def itemsize(self) -> int:
+        """Size of a value as it is read: 4 or 8 [bytes]."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        ...
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Shape of the pieces of a row that are decoded together."""
+        ...
 
     def read(self, rows: NDArray[np.intp], block: Block) -> Rows:
         """Read part of some rows as (n, width), C-contiguous, free to be changed."""
@@ -56,9 +66,7 @@ class Source(Protocol):
         ...
 
 
-def feature_blocks(
-    shape: Sequence[int], chunks: Sequence[int], max_values: int
-) -> Iterator[Block]:
+def feature_blocks(shape: Sequence[int], chunks: Sequence[int], max_values: int) -> Iterator[Block]:
     """Cut a row into blocks of neighbouring values, along the borders of chunks where possible.
 
     Parameters
@@ -126,11 +134,6 @@ class StoredSource:
 
     stored: StoredRows
     itemsize: int = 4
-
-    @property
-    def names(self) -> Sequence[Any]:
-        """The images' names."""
-        return self.stored.names
 
     @property
     def n_features(self) -> int:
@@ -208,7 +211,7 @@ class ArraySource:
 
     def __init__(self, features: xr.DataArray, dim: str) -> None:
         self._array = features.transpose(dim, ...)
-        self.names = self._array[dim].values
+        self.n_rows = self._array.sizes[dim]
         self.shape = self._array.shape[1:]
         self.n_features = math.prod(self.shape)
         self._dtype = _arithmetic(features)
@@ -218,7 +221,7 @@ class ArraySource:
 
     @cached_property
     def _statistics(self) -> NDArray[np.float64]:
-        return statistics_of_rows(self, np.arange(len(self.names)))
+        return statistics_of_rows(self, np.arange(self.n_rows))
 
     def read(self, rows: NDArray[np.intp], block: Block) -> Rows:
         """Read part of some rows.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+STRIP_VALUES = 2**15  # what stays in the cache of a processor
 NOISE = 64 * 2.0**-52
 """Cosine and correlation distances below are zero: float32 values cannot say otherwise."""
 
@@ -29,7 +30,7 @@ class Tile:
     squares: NDArray[np.float64]
     """Shape (n_a, n_b); NaN where a row is not finite."""
     pairs: NDArray[np.uint32] = field(default_factory=lambda: np.empty((0, 2), np.uint32))
-    """Close pairs, as positions in `squares`: shape (k, 2). Of a diagonal tile one triangle."""
+    """Close pairs, as positions in `squares`, by rows: shape (k, 2)."""
     near: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 2)))
     """Their cosine and correlation distances: shape (k, 2); NaN where there is none."""
 
@@ -46,14 +47,32 @@ class Tile:
         Tile
             A view.
         """
-        return Tile(self.squares.T, self.pairs[:, ::-1], self.near)
+        order = np.lexsort((self.pairs[:, 0], self.pairs[:, 1]))
+        return Tile(self.squares.T, self.pairs[order, ::-1], self.near[order])
+
+    def rows(self, start: int, stop: int) -> Tile:
+        """Return some of its rows.
+
+        Parameters
+        ----------
+        start, stop : int
+            Which rows.
+
+        Returns
+        -------
+        Tile
+            A view.
+        """
+        first, last = np.searchsorted(self.pairs[:, 0], (start, stop))
+        moved = self.pairs[first:last] - np.array([start, 0], np.uint32)
+        return Tile(self.squares[start:stop], moved, self.near[first:last])
 
 
-def _squares(tile: Tile, a: Sides, b: Sides) -> NDArray[np.float64]:
+def _squares(tile: Tile, _a: Sides, _b: Sides) -> NDArray[np.float64]:
     return tile.squares
 
 
-def _distances(tile: Tile, a: Sides, b: Sides) -> NDArray[np.float64]:
+def _distances(tile: Tile, _a: Sides, _b: Sides) -> NDArray[np.float64]:
     return np.sqrt(tile.squares)
 
 
@@ -95,7 +114,9 @@ BASE_METRICS: Mapping[str, Callable[[Tile, Sides, Sides], NDArray[np.float64]]] 
 """Metrics of a pair that need nothing but the pair."""
 
 
-def distances(tile: Tile, metric: str, a: Sides, b: Sides) -> NDArray[np.float64]:
+def distances(
+    tile: Tile, metric: str, a: Sides, b: Sides, dtype: type[np.floating[Any]] = np.float32
+) -> NDArray[Any]:
     """Return dissimilarities of one metric.
 
     Parameters
@@ -106,12 +127,19 @@ def distances(tile: Tile, metric: str, a: Sides, b: Sides) -> NDArray[np.float64
         One of `BASE_METRICS`.
     a, b : Sides
         Of the tile's rows and columns.
+    dtype : type
+        ``np.float32`` or ``np.float64``; computed in float64 either way.
 
     Returns
     -------
-    ndarray of shape (n_a, n_b), float64
+    ndarray of shape (n_a, n_b)
         NaN for rows that are not finite, for constant rows if `metric` is ``"correlation"`` and
-        for zero rows if it is ``"cosine"``. May be the tile's own memory.
+        for zero rows if it is ``"cosine"``.
     """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return BASE_METRICS[metric](tile, a, b)
+    out = np.empty(tile.shape, dtype)
+    compute, step = BASE_METRICS[metric], max(1, STRIP_VALUES // max(1, tile.shape[1]))
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        for start in range(0, len(out), step):
+            strip = slice(start, min(start + step, len(out)))
+            out[strip] = compute(tile.rows(strip.start, strip.stop), a[strip], b)
+    return out

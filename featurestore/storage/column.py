@@ -54,7 +54,7 @@ class Column:
     def __init__(self, blobs: Blobs, key: str, *, writable: bool) -> None:
         self.key = _layout.require_key(key)
         self.blobs = blobs
-        self._writable = writable
+        self.writable = writable
         self._lock = threading.Lock()
         self._layout: ColumnLayout | None = None
         self._index: ColumnIndex | None = None
@@ -64,7 +64,7 @@ class Column:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Lazy arrays travel to dask workers; the index is derived and read anew there.
-        return (_reopen, (self.blobs, self.key, self._writable))
+        return (_reopen, (self.blobs, self.key, self.writable))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Column:
         """Return itself: a view of the store has nothing of its own to copy."""
@@ -74,7 +74,7 @@ class Column:
     def layout(self) -> ColumnLayout | None:
         """The column's shape, or ``None`` while it has never held a row."""
         if self._layout is None:
-            document = read_layout(self.blobs, self.key, writable=self._writable)
+            document = read_layout(self.blobs, self.key, writable=self.writable)
             if document is not None:
                 self._adopt(_layout.ColumnLayout.from_json(document))
         return self._layout
@@ -363,7 +363,7 @@ class Column:
         _log.warning(
             "column %s: %d rows of slot %d are damaged: %s", self.key, len(positions), slot, reason
         )
-        if self._writable:
+        if self.writable:
             try:
                 known = read_damage(self.blobs, layout, slot)
                 write_damage(self.blobs, layout, slot, positions | known, reason)

@@ -116,6 +116,22 @@ def column_path(key: str) -> str:
     return f"columns/{require_key(key)}"
 
 
+def gram_path(key: str) -> str:
+    """Return the folder of the distances between rows of a column.
+
+    Parameters
+    ----------
+    key : str
+        32 hex digits.
+
+    Returns
+    -------
+    str
+        Relative to the store.
+    """
+    return f"grams/{require_key(key)}"
+
+
 @dataclass(frozen=True, slots=True)
 class ColumnLayout:
     """The whole shape of a column: created once, before any slot, and never changed."""
