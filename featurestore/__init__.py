@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from featurestore.options import get_options as get_options
     from featurestore.options import set_options as set_options
     from featurestore.rdms.build import rdm as rdm
+    from featurestore.rdms.cluster import cluster_rdm as cluster_rdm
     from featurestore.rdms.pca import pca as pca
     from featurestore.rdms.scaling import centre as centre
     from featurestore.rdms.scaling import normalise as normalise
@@ -32,6 +33,7 @@ _HOME = {
     "centre": "featurestore.rdms.scaling",
     "choose_module": "featurestore.networks.listing",
     "cka": "featurestore.rsa.cka",
+    "cluster_rdm": "featurestore.rdms.cluster",
     "FeatureStore": "featurestore.store",
     "get_options": "featurestore.options",
     "ImageSet": "featurestore.images.imageset",
