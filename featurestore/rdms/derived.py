@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Mapping
 
 KEY = "feature_key"
 SOURCE_KEY = "source_feature_key"
 STEPS = "derived"
 
 
-def derived_attrs(attrs: Mapping[Hashable, Any], step: str) -> dict[str, Any]:
+def derived_attrs(attrs: Mapping[Any, Any], step: str) -> dict[str, Any]:
     """Return the attributes of an array whose values were computed from features.
 
     An array with the attribute ``feature_key`` is taken for the rows of that column as they are
