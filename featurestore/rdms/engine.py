@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from featurestore.errors import InvalidInputError
 from featurestore.optional import import_optional
 from featurestore.options import available_cpus
+from featurestore.rdms.sides import scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -109,7 +110,7 @@ class NumpyEngine:
         a, b : slice
             Which rows.
         """
-        product = np.empty(total.shape, np.float32)
+        product = scratch((total.shape[0], total.shape[1]), np.float32, "product")
         for start in range(0, rows.shape[1], WIDTH):
             left = rows[a, start : start + WIDTH]
             # The same memory twice lets NumPy compute one triangle only.

@@ -159,7 +159,8 @@ class Cover:
         found = self.folder.read(self.blocks[a], self.blocks[b])
         if found is None:
             raise TileGoneError
-        return Tile(found.squares, found.pairs, found.near)
+        n_same = len(found.squares) if a == b else 0
+        return Tile(found.squares, found.pairs, found.near, n_same)
 
     def sides(self, block: int, n_features: int) -> Sides:
         """Return the side vectors of a block's rows.

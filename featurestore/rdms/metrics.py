@@ -54,12 +54,12 @@ class Gaussian:
         return np.abs(np.expm1(ratio)).astype(np.float32)
 
 
-def require_metric(metric: str) -> None:
+def require_metric(metric: object) -> None:
     """Refuse a metric that is not known.
 
     Parameters
     ----------
-    metric : str
+    metric : object
         Its name.
 
     Raises

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from featurestore.rdms.close import find_close, find_close_quickly, is_plain
 from featurestore.rdms.engine import open_engine
-from featurestore.rdms.sides import Sides, correlation_excess, cosine_excess, unshift
+from featurestore.rdms.sides import Sides
 from featurestore.rdms.source import feature_blocks
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ CLOSE, MIN_CLOSE = 12.0, 0.05
 """Over √p: the share of the sum of squares of two rows below which float32 is not trusted."""
 CLOSE_EXACT = 1e-8
 """The same share for products in float64."""
-CANCELS = 1e-8
-"""What a difference of two numbers in float64 must leave of them."""
 MANY = 0.003
 """A piece with more close pairs than this share costs less in float64 than pair by pair."""
 EXACT_WIDTH = 1024
@@ -46,7 +45,8 @@ EXACT_PRODUCTS = 4e9
 FAR = 8.0
 """Shifts that exceed what is left by this factor are taken off in float64."""
 N_SAMPLE = 64  # rows from which the mean of a feature is taken
-STRIP_VALUES = 2**15  # what stays in the cache of a processor
+STRIP_VALUES = 2**15  # what stays in the cache of a processor while rows are shifted
+FINISH_VALUES = 2**17  # smaller strips of pairs cost more in calls than they gain in the cache
 
 
 @dataclass
@@ -260,57 +260,27 @@ class _Pass:
         norms = self.exact_norms if piece.exact else self.norms
         squares = (self.processors if piece.exact else self.engine).fetch(self.sums[n])
         self.sums[n] = None
-        close, step = [], max(1, STRIP_VALUES // squares.shape[1])
+        a, b = self.sides[piece.a], self.sides[piece.b]
+        norms_a, norms_b = norms[piece.a], norms[piece.b]
         share = CLOSE_EXACT if piece.exact else self.close
-        b = self.sides[piece.b]
+        look = find_close
+        if not piece.exact and is_plain(a, norms_a) and is_plain(b, norms_b):
+            look = find_close_quickly
+        close, step = [], max(1, FINISH_VALUES // squares.shape[1])
         for start in range(0, len(squares), step):
             rows = slice(start, min(start + step, len(squares)))
-            at = slice(piece.a.start + rows.start, piece.a.start + rows.stop)
-            first = rows.start if piece.is_diagonal else 0  # what is left of it is mirrored
-            part, right = squares[rows, first:], b[first:]
-            size = norms[at, None] + norms[piece.b][first:]
+            first = start if piece.is_diagonal else 0  # what is left of it is mirrored
+            part = squares[rows, first:]
             part *= -2
-            part += size
-            size *= share
-            found = _close_pairs(part, size, self.sides[at], right)
+            found = look(part, a[rows], b[first:], norms_a[rows], norms_b[first:], share)
             if piece.is_diagonal:
                 found = found[found[:, 0] < found[:, 1]]
-            close.append(found + np.array([rows.start, first]))
+            close.append(found + np.array([start, first]))
         if piece.is_diagonal:
             mirror(squares)
-        squares[~self.sides.finite[piece.a]] = np.nan
+        squares[~a.finite] = np.nan
         squares[:, ~b.finite] = np.nan
         piece.squares, piece.close = squares, np.concatenate(close)
-
-
-def _close_pairs(
-    squares: NDArray[np.float64], limit: NDArray[np.float64], a: Sides, b: Sides
-) -> NDArray[np.intp]:
-    """Finish squared distances in place; returns positions of pairs that are not trusted."""
-    with np.errstate(invalid="ignore", over="ignore"):  # rows that are not finite
-        unshift(squares, a, b)
-        close = cosine_excess(squares, a, b) < _lost(a.norm, b.norm, limit)
-        varies = ~(a.constant[:, None] | b.constant)
-        lost = _lost(np.sqrt(a.n_features) * a.mean, np.sqrt(a.n_features) * b.mean, limit)
-        close |= (correlation_excess(squares, a, b) < lost) & varies
-        known = a.exactly_constant[:, None] & b.exactly_constant
-        if known.any():
-            squares[known] = (a.n_features * (a.mean[:, None] - b.mean) ** 2)[known]
-            close &= ~known
-    close &= a.finite[:, None] & b.finite
-    return np.argwhere(close)
-
-
-def _lost(
-    left: NDArray[np.float64], right: NDArray[np.float64], limit: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return what must be left after the square of a difference was taken off."""
-    left, right = left**2, right**2
-    extremes = (np.nanmin(left), np.nanmax(left), np.nanmin(right), np.nanmax(right))
-    if CANCELS * np.ptp(extremes) < np.nanmin(limit):
-        return limit
-    lost: NDArray[np.float64] = np.maximum(limit, CANCELS * np.abs(left[:, None] - right))
-    return lost
 
 
 def mirror(square: NDArray[np.float64]) -> None:

@@ -11,14 +11,19 @@ where d² is the squared euclidean distance. Nothing is computed as one minus a 
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
+
+_memory = threading.local()
 
 CONSTANT = 1e-13
 """A row whose n² is at most this share of |x|² varies by less than float32 can say."""
@@ -71,6 +76,12 @@ class Sides:
             return np.sqrt(self.sumsq + self.n_features * self.mean**2)
 
     @cached_property
+    def power(self) -> NDArray[np.float64]:
+        """Squared length of what the mean alone makes of each row."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.n_features * self.mean**2
+
+    @cached_property
     def spread(self) -> NDArray[np.float64]:
         """Length of each row about its mean."""
         return np.sqrt(self.sumsq)
@@ -98,6 +109,56 @@ class Sides:
         """2 s + p r of each row, r its shift and s the sum of what is left."""
         rest = self.n_features * (self.mean - self.shift)
         return 2 * rest + self.n_features * self.shift
+
+
+def sums(
+    left: Sequence[NDArray[np.float64] | float],
+    right: Sequence[NDArray[np.float64] | float],
+    name: str,
+) -> NDArray[np.float64]:
+    """Return a sum of outer products: one pass where arithmetic by broadcasting takes several.
+
+    Parameters
+    ----------
+    left, right : sequence of ndarray of shape (n_a,) or (n_b,), or float
+        Factors of each term; a number stands for equal entries.
+    name : str
+        Names the memory of this thread that is used: fresh memory costs more than the sum.
+
+    Returns
+    -------
+    ndarray of shape (n_a, n_b), float64
+        The sum over terms; good until this thread asks for the same name again.
+    """
+    factors_a = np.stack(np.broadcast_arrays(*left), axis=1)
+    factors_b = np.stack(np.broadcast_arrays(*right))
+    out = scratch((len(factors_a), factors_b.shape[1]), np.float64, name)
+    return np.matmul(factors_a, factors_b, out=out)
+
+
+def scratch(shape: tuple[int, int], dtype: type[np.floating[Any]], name: str) -> NDArray[Any]:
+    """Return memory of this thread, to be used again and again.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Its shape.
+    dtype : type
+        Its dtype.
+    name : str
+        Which memory.
+
+    Returns
+    -------
+    ndarray
+        Holds anything. Fresh memory costs a page fault per 4 KiB, about as much as filling it.
+    """
+    held: NDArray[Any] | None = getattr(_memory, name, None)
+    size = shape[0] * shape[1]
+    if held is None or held.size < size:
+        held = np.empty(size, dtype)
+        setattr(_memory, name, held)
+    return held[:size].reshape(shape)
 
 
 def unshift(squares: NDArray[np.float64], a: Sides, b: Sides) -> None:
@@ -156,4 +217,35 @@ def correlation_excess(squares: NDArray[np.float64], a: Sides, b: Sides) -> NDAr
     spread = a.spread[:, None] - b.spread
     spread *= spread
     excess -= spread
+    return excess
+
+
+def quick_excess(
+    squares: NDArray[np.float64], a: Sides, b: Sides, *, centred: bool
+) -> NDArray[np.float64]:
+    """Return `cosine_excess`, or `correlation_excess` if `centred`, with squares multiplied out.
+
+    Faster, and good to 1e-15 of the squared length of the rows rather than of the result.
+
+    Parameters
+    ----------
+    squares : ndarray of shape (n_a, n_b), float64
+        Squared euclidean distances.
+    a, b : Sides
+        Of the rows.
+    centred : bool
+        Whether means count.
+
+    Returns
+    -------
+    ndarray of shape (n_a, n_b), float64
+        Memory of `scratch`.
+    """
+    if centred:
+        mean_a, mean_b = np.sqrt(a.n_features) * a.mean, np.sqrt(a.n_features) * b.mean
+        left = (-(a.norm**2), -1.0, 2 * mean_a, 2 * a.spread)
+        excess = sums(left, (1.0, b.norm**2, mean_b, b.spread), "excess")
+    else:
+        excess = sums((-(a.norm**2), -1.0, 2 * a.norm), (1.0, b.norm**2, b.norm), "excess")
+    excess += squares
     return excess

@@ -7,14 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurestore.rdms.sides import Sides, correlation_excess, cosine_excess
+from featurestore.rdms.sides import (
+    Sides,
+    correlation_excess,
+    cosine_excess,
+    quick_excess,
+    sums,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
-STRIP_VALUES = 2**15  # what stays in the cache of a processor
+TRUSTED = 1e-8
+"""What must be left of the squared length of rows where squares were multiplied out."""
+STRIP_VALUES = 2**17  # smaller strips cost more in calls than they gain in the cache
 NOISE = 64 * 2.0**-52
 """Cosine and correlation distances below are zero: float32 values cannot say otherwise."""
 
@@ -33,6 +41,8 @@ class Tile:
     """Close pairs, as positions in `squares`, by rows: shape (k, 2)."""
     near: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 2)))
     """Their cosine and correlation distances: shape (k, 2); NaN where there is none."""
+    n_same: int = 0
+    """How many of the pairs are of a row with itself."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -48,7 +58,7 @@ class Tile:
             A view.
         """
         order = np.lexsort((self.pairs[:, 0], self.pairs[:, 1]))
-        return Tile(self.squares.T, self.pairs[order, ::-1], self.near[order])
+        return Tile(self.squares.T, self.pairs[order, ::-1], self.near[order], self.n_same)
 
     def rows(self, start: int, stop: int) -> Tile:
         """Return some of its rows.
@@ -65,7 +75,8 @@ class Tile:
         """
         first, last = np.searchsorted(self.pairs[:, 0], (start, stop))
         moved = self.pairs[first:last] - np.array([start, 0], np.uint32)
-        return Tile(self.squares[start:stop], moved, self.near[first:last])
+        n_same = min(self.n_same, stop - start)
+        return Tile(self.squares[start:stop], moved, self.near[first:last], n_same)
 
 
 def _squares(tile: Tile, _a: Sides, _b: Sides) -> NDArray[np.float64]:
@@ -77,31 +88,37 @@ def _distances(tile: Tile, _a: Sides, _b: Sides) -> NDArray[np.float64]:
 
 
 def _cosine(tile: Tile, a: Sides, b: Sides) -> NDArray[np.float64]:
-    values = cosine_excess(tile.squares, a, b)
-    return _scaled(values, a.norm, b.norm, a.norm == 0, b.norm == 0, tile, 0)
+    scale = (a.norm, b.norm)
+    return _scaled(tile, a, b, scale, (a.norm == 0, b.norm == 0), cosine_excess)
 
 
 def _correlation(tile: Tile, a: Sides, b: Sides) -> NDArray[np.float64]:
-    values = correlation_excess(tile.squares, a, b)
-    return _scaled(values, a.spread, b.spread, a.constant, b.constant, tile, 1)
+    scale = (a.spread, b.spread)
+    return _scaled(tile, a, b, scale, (a.constant, b.constant), correlation_excess)
 
 
 def _scaled(
-    values: NDArray[np.float64],
-    size_a: NDArray[np.float64],
-    size_b: NDArray[np.float64],
-    none_a: NDArray[np.bool_],
-    none_b: NDArray[np.bool_],
     tile: Tile,
-    kind: int,
+    a: Sides,
+    b: Sides,
+    scale: tuple[NDArray[np.float64], NDArray[np.float64]],
+    none: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    excess: Callable[[NDArray[np.float64], Sides, Sides], NDArray[np.float64]],
 ) -> NDArray[np.float64]:
-    values /= 2 * size_a[:, None]
-    values /= size_b
-    values[tile.pairs[:, 0], tile.pairs[:, 1]] = tile.near[:, kind]
-    values[values < NOISE] = 0
+    is_correlation = excess is correlation_excess
+    values = quick_excess(tile.squares, a, b, centred=is_correlation)
+    trusted = TRUSTED * (np.max(a.norm, initial=0) ** 2 + np.max(b.norm, initial=0) ** 2)
+    # Rows without a direction, and rows that are not finite, are NaN in the end.
+    n_small = np.count_nonzero(~(values > trusted))
+    if n_small > len(tile.pairs) + tile.n_same:
+        values = excess(tile.squares, a, b)
+    values *= sums([0.5 / scale[0]], [1 / scale[1]], "scale")
+    values[tile.pairs[:, 0], tile.pairs[:, 1]] = tile.near[:, int(is_correlation)]
+    if n_small:
+        values[values < NOISE] = 0
     np.minimum(values, 2, out=values)
-    values[none_a] = np.nan
-    values[:, none_b] = np.nan
+    values[none[0]] = np.nan
+    values[:, none[1]] = np.nan
     return values
 
 
