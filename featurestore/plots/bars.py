@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,14 +105,15 @@ def compare(
     drawn.set_title(title, fontsize=font_size(1.1))
     plain_axes(drawn)
     draw_legend(drawn, handles)
-
-    def lay_out(size: tuple[float, float]) -> Sequence[Any]:
-        name_scores(drawn, tidied.label, size[1])
-        name_ticks(drawn, plan.places, plan.names, at="x")
-        return ()
-
-    canvas.settle(lay_out)
+    canvas.settle(partial(_name, drawn, plan, tidied.label))
     return drawn
+
+
+def _name(ax: Any, plan: _Plan, label: str, size: tuple[float, float]) -> Sequence[Any]:
+    """Write what the bars and the numbers are."""
+    name_scores(ax, label, size[1])
+    name_ticks(ax, plan.places, plan.names, at="x")
+    return ()
 
 
 @dataclass(frozen=True, eq=False)

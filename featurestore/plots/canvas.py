@@ -33,7 +33,10 @@ PAD_IN = 0.08  # around a figure of our own
 EDGE_IN = 0.03  # around the caller's axes
 ROOM_IN = 6.0  # for what is drawn around the axes, before the figure is cut
 MAX_ROUNDS = 5
-SAME_SIZE = 0.02  # relative; closer sizes are laid out alike
+# What was laid out for axes of one size is kept down and up to these shares of it. What is laid
+# out for larger axes is larger, and a layout engine then makes the axes smaller: without some
+# indifference the two would never agree.
+MOST_SHRUNK, MOST_GROWN = 0.98, 1.25
 LEAST_SHARE = 0.2  # of the caller's axes; they are not shrunk below
 
 
@@ -45,6 +48,7 @@ class Surroundings:
     is when this looks whether they have another size than before.
     """
 
+    ax: Any
     inner: Any
     """The locator that the axes had."""
     layout: Layout
@@ -56,13 +60,18 @@ class Surroundings:
         """Say where the axes are, and lay out again what is around them if need be."""
         place = ax.get_position(original=True) if self.inner is None else self.inner(ax, renderer)
         ax.apply_aspect(place)
-        self.renew(ax)
+        self.renew()
         return place
 
-    def renew(self, ax: Any) -> bool:
+    def get_subplotspec(self) -> Any:
+        """Say where in a grid the axes are; matplotlib's ``tight_layout`` asks for it."""
+        asked = self.ax if self.inner is None else self.inner
+        return asked.get_subplotspec() if hasattr(asked, "get_subplotspec") else None
+
+    def renew(self) -> bool:
         """Lay out again if the size has changed; say whether it had."""
-        size = axes_size(ax)
-        if self.size is not None and _alike(size, self.size):
+        size = axes_size(self.ax)
+        if self.size is not None and _still_fits(size, self.size):
             return False
         self.size = size
         for artist in self.added:
@@ -72,8 +81,11 @@ class Surroundings:
         return True
 
 
-def _alike(a: tuple[float, float], b: tuple[float, float]) -> bool:
-    return all(abs(x - y) <= SAME_SIZE * y for x, y in zip(a, b, strict=True))
+def _still_fits(size: tuple[float, float], laid_out: tuple[float, float]) -> bool:
+    return all(
+        MOST_SHRUNK * old <= new <= MOST_GROWN * old
+        for new, old in zip(size, laid_out, strict=True)
+    )
 
 
 @dataclass
@@ -107,14 +119,14 @@ class Canvas:
             From width and height of the axes [inches] to the artists that it has added; called
             again, after these are removed, whenever the axes have another size.
         """
-        surroundings = Surroundings(self.ax.get_axes_locator(), layout)
+        surroundings = Surroundings(self.ax, self.ax.get_axes_locator(), layout)
         self.ax.apply_aspect()
-        surroundings.renew(self.ax)
+        surroundings.renew()
         for _ in range(MAX_ROUNDS):
             make_room = self._cut if self.own else self._fit
             make_room()
             self.ax.apply_aspect()
-            if not surroundings.renew(self.ax):
+            if not surroundings.renew():
                 break
         self.ax.set_axes_locator(surroundings)
         self.save()

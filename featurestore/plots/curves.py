@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,15 +112,16 @@ def layers(
         drawn.set_xlim(-0.5, n - 0.5)
     else:
         drawn.set_xlabel(f"relative depth (first {dim} 0, last {dim} 1)")
-
-    def lay_out(size: tuple[float, float]) -> Sequence[Any]:
-        name_scores(drawn, first.label, size[1])
-        if common:
-            name_ticks(drawn, np.arange(n).tolist(), first.names, at="x")
-        return ()
-
-    canvas.settle(lay_out)
+    canvas.settle(partial(_write, drawn, first.names if common else (), first.label))
     return drawn
+
+
+def _write(ax: Any, names: Sequence[str], label: str, size: tuple[float, float]) -> Sequence[Any]:
+    """Write what the modules and the numbers are."""
+    name_scores(ax, label, size[1])
+    if names:
+        name_ticks(ax, range(len(names)), names, at="x")
+    return ()
 
 
 def _draw(ax: Any, lines: Sequence[tuple[str, Floats, Series]], spread: str) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +15,12 @@ from featurestore.plots.scores import label_of, labels_of
 from featurestore.plots.shading import explain, shades
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import xarray as xr
     from numpy.typing import NDArray
 
+    from featurestore.plots.shading import Shades
     from featurestore.typing import PathLike
 
 CELL_IN, LEAST_IN, MOST_IN = 0.36, 1.8, 9.0
@@ -93,20 +97,42 @@ def matrix(
     image = shade.draw(drawn, cells)
     drawn.spines[:].set_visible(False)
     drawn.tick_params(length=0)
-    wants_values = max(cells.shape) <= MOST_VALUES if values is None else values
-
-    def lay_out(size: tuple[float, float]) -> list[Any]:
-        name_ticks(drawn, range(len(across)), across, at="x")
-        name_ticks(drawn, range(len(down)), down, at="y")
-        text, letters = wrapped(drawn.figure, title, max(size[0], 1.5), font_size(1.1), 6.0)
-        drawn.set_title(text, fontsize=letters, **PLAIN)
-        added = _write(drawn, cells, image, size, forced=values is True) if wants_values else []
-        if colour_bar:
-            added += explain(drawn, image, shade, size)
-        return added
-
-    canvas.settle(lay_out)
+    wanted = max(cells.shape) <= MOST_VALUES if values is None else values
+    frame = _Frame(
+        drawn, image, cells, (down, across), shade if colour_bar else None, title, wanted,
+        values is True,
+    )  # fmt: skip
+    canvas.settle(frame.lay_out)
     return drawn
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What stands in the cells and around them."""
+
+    ax: Any
+    image: Any
+    cells: NDArray[np.float64]
+    names: tuple[Sequence[str], Sequence[str]]
+    shade: Shades | None
+    title: str
+    valued: bool
+    forced: bool
+    """Whether the caller wants numbers even where they do not fit."""
+
+    def lay_out(self, size: tuple[float, float]) -> list[Any]:
+        """Draw it for a size of the axes; return what was added."""
+        for names, at in zip(self.names, "yx", strict=True):
+            name_ticks(self.ax, range(len(names)), names, at=at)
+        text, letters = wrapped(self.ax.figure, self.title, max(size[0], 1.5), font_size(1.1), 6.0)
+        if self.title:
+            self.ax.set_title(text, fontsize=letters, **PLAIN)
+        added = []
+        if self.valued:
+            added += _write(self.ax, self.cells, self.image, size, forced=self.forced)
+        if self.shade is not None:
+            added += explain(self.ax, self.image, self.shade, size)
+        return added
 
 
 def _write(

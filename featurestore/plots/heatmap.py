@@ -12,6 +12,7 @@ from featurestore.plots.canvas import open_canvas
 from featurestore.plots.files import Target
 from featurestore.plots.lettering import PLAIN, font_size, ink, shorten, wrapped
 from featurestore.plots.margins import (
+    PICTURE_IN,
     Side,
     name_size,
     picture_rows,
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from featurestore.typing import PathLike
 
 LEAST_SIDE_IN, LARGEST_SIDE_IN = 4.2, 10.0
-PICTURE_SIDE_IN = 0.26 / 4  # per image, in at most four rows or five
+CELL_IN = 0.035  # without pictures, up to 7 inches
+WANTED_ROWS = 5  # of pictures
 TITLED = ("model", "module")
 
 
@@ -224,8 +226,11 @@ class _Frame:
 
 def _side(n: int, *, pictured: bool) -> float:
     """Return how long the edge of a picture of our own is [inches]."""
-    wanted = n * PICTURE_SIDE_IN if pictured else n * 0.035
-    return float(np.clip(wanted, LEAST_SIDE_IN, LARGEST_SIDE_IN))
+    if not pictured:
+        return float(np.clip(n * CELL_IN, LEAST_SIDE_IN, 7.0))
+    wanted = n * (PICTURE_IN + 0.01)
+    rows = next((k for k in range(1, WANTED_ROWS) if wanted / k <= 7.2), WANTED_ROWS)
+    return float(np.clip(wanted / rows, LEAST_SIDE_IN, LARGEST_SIDE_IN))
 
 
 def require_flat(rdm: xr.DataArray) -> str:

@@ -50,12 +50,14 @@ class Shown:
     """All of them, without gaps; empty where nothing is grouped."""
     n_total: int
     """How many images the RDM has."""
+    dim: str
+    """What is shown, such as ``"image"``."""
 
     @property
     def note(self) -> str:
         """Says that not all are shown, or nothing."""
         n = len(self.positions)
-        return "" if n == self.n_total else f"{n:,} of {self.n_total:,} images shown"
+        return "" if n == self.n_total else f"{n:,} of {self.n_total:,} {self.dim}s shown"
 
 
 def arrange(
@@ -91,8 +93,8 @@ def arrange(
     n = rdm.sizes[dim]
     if n == 0:
         raise InvalidInputError(f"The RDM has no {dim}s, so there is nothing to show.")
-    if max_images is not None and max_images < 1:
-        raise InvalidInputError(f"max_images={max_images!r} must be at least 1.")
+    if max_images is not None and (not is_whole(max_images) or max_images < 1):
+        raise InvalidInputError(f"max_images={max_images!r} is no whole number from 1, or None.")
     everything, labels = _ordered(rdm, dim, order)
     if categories is not None:
         labels = _group_names(rdm, dim, categories)
@@ -105,7 +107,23 @@ def arrange(
     if keys is not None:
         borders = _borders(keys[kept])
         groups = tuple(Group(str(keys[kept][a]), a, b) for a, b in pairwise(borders))
-    return Shown(everything[kept], groups, n)
+    return Shown(everything[kept], groups, n, dim)
+
+
+def is_whole(number: Any) -> bool:
+    """Say whether something is a whole number.
+
+    Parameters
+    ----------
+    number : object
+        What a caller gave.
+
+    Returns
+    -------
+    bool
+        True for Python's and NumPy's integers, but not for booleans.
+    """
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
 
 
 def read_pairs(rdm: xr.DataArray, dim: str, positions: Positions) -> NDArray[Any]:

@@ -139,8 +139,9 @@ def _one(
     if bounds is None:
         return Series(name, middle, nothing, nothing, np.empty((len(middle), 0))), ""
     low, high = (np.asarray(bound.transpose(dim).values, np.float64) for bound in bounds)
-    level = score.attrs.get("ci") or bounds[0].attrs.get("ci")
-    text = f"{100 * float(level):g} % interval" if isinstance(level, float) else "interval"
+    text = "interval"
+    if isinstance(level := score.attrs.get("confidence"), float):
+        text = f"{100 * level:g} % CI"
     return Series(name, middle, low, high, np.empty((len(middle), 0))), text
 
 

@@ -219,8 +219,7 @@ def shades(
         raise InvalidInputError(
             f"matplotlib has no colour map {cmap!r}.{did_you_mean(cmap, list(colours))}"
         ) from err
-    chosen = chosen.copy()
-    chosen.set_bad(MISSING)
+    chosen = chosen.with_extremes(bad=MISSING)
     missing = any(not np.isfinite(v).all() for v in values)
     return Shades(chosen, bottom, top, label, missing)
 
