@@ -13,15 +13,18 @@ def run(store: Store = DEFAULT_STORE, as_json: AsJson = False) -> None:
     from featurestore.tables import format_table
 
     models: dict[tuple[str, str], dict[str, int]] = {}
-    for column in open_to_read(store).ls():
+    opened = open_to_read(store)
+    for column in opened.ls():
         modules = models.setdefault((column.model, column.weights), {})
         modules[column.module] = modules.get(column.module, 0) + column.nbytes
     ordered = sorted(models.items(), key=lambda item: -sum(item[1].values()))
-    total = sum(sum(modules.values()) for modules in models.values())
+    distances = opened.distances_nbytes()
+    total = distances + sum(sum(modules.values()) for modules in models.values())
     if as_json:
         print_json(
             {
                 "nbytes": total,
+                "distances": distances,
                 "models": [
                     {"model": model, "weights": weights, "nbytes": sum(modules.values()),
                      "modules": modules}
@@ -35,5 +38,7 @@ def run(store: Store = DEFAULT_STORE, as_json: AsJson = False) -> None:
         rows.append((f"{model} ({weights})", format_nbytes(sum(modules.values()))))
         by_size = sorted(modules.items(), key=lambda item: -item[1])
         rows += [(f"  {module}", format_nbytes(nbytes)) for module, nbytes in by_size]
+    if distances:
+        rows.append(("distances between images", format_nbytes(distances)))
     rows.append(("total", format_nbytes(total)))
     sys.stdout.write(format_table(("model, module", "on disk"), rows, right=(1,)) + "\n")

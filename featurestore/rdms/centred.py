@@ -10,12 +10,61 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featurestore.errors import InvalidInputError
+from featurestore.errors import InvalidInputError, MemoryBudgetError
+from featurestore.options import format_nbytes, get_options
+from featurestore.rdms.kernel import RESERVE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from featurestore.rdms.gram import Gram
+
+
+COPIES = 4  # matrices of n × n that are alive at once, such as distances, products and vectors
+
+
+def working_nbytes(n: int) -> int:
+    """Return what is held while one geometry is worked on.
+
+    Parameters
+    ----------
+    n : int
+        How many images.
+
+    Returns
+    -------
+    int
+        Its matrices and what reading features needs [bytes].
+    """
+    return COPIES * 8 * n**2 + RESERVE
+
+
+def require_memory(n: int, dim: str, what: str) -> None:
+    """Refuse more images than memory allows, before anything is read.
+
+    Parameters
+    ----------
+    n : int
+        How many.
+    dim : str
+        What they are.
+    what : str
+        What is to be done, for the message.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If it does not fit.
+    """
+    needed, budget = working_nbytes(n), get_options().memory_budget
+    if needed > budget:
+        raise MemoryBudgetError(
+            f"{what} of {n} {dim}s needs {format_nbytes(needed)}, and memory_budget is "
+            f"{format_nbytes(budget)}. Select fewer {dim}s, or raise it with "
+            "fs.set_options(memory_budget='…').",
+            projected_nbytes=needed,
+            allowed_nbytes=budget,
+        )
 
 
 def require_finite(gram: Gram, what: str = "the features") -> None:

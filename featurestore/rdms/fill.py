@@ -158,7 +158,7 @@ class Cover:
         """
         found = self.folder.read(self.blocks[a], self.blocks[b])
         if found is None:
-            raise TileGoneError
+            raise TileGoneError(self.blocks[a], self.blocks[b])
         n_same = len(found.squares) if a == b else 0
         return Tile(found.squares, found.pairs, found.near, n_same)
 
@@ -184,12 +184,12 @@ class Cover:
         """
         found = self.folder.read(self.blocks[block], self.blocks[block])
         if found is None:
-            raise TileGoneError
+            raise TileGoneError(self.blocks[block], self.blocks[block])
         return Sides.of(found.statistics, n_features)
 
 
 class TileGoneError(Exception):
-    """A tile that was there is not, or is damaged: fill again."""
+    """A tile that was there is not, or is damaged; carries the numbers of its blocks."""
 
 
 def find_cover(folder: Folder, digests: NDArray[np.uint8]) -> Cover | None:

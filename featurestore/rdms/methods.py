@@ -9,7 +9,10 @@ import xarray as xr
 
 from featurestore.errors import InvalidInputError
 from featurestore.rdms.build import rdm
+from featurestore.rdms.components import kept_components
 from featurestore.rdms.metrics import require_bandwidth, require_metric
+from featurestore.rdms.pairs import require_rows
+from featurestore.storage.grams import GramFolder, gram_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,11 +20,14 @@ if TYPE_CHECKING:
     from featurestore.images.imageset import ImageSet
     from featurestore.networks.network import Network
     from featurestore.rdms.metrics import Bandwidth, Metric
+    from featurestore.storage.catalog import Catalog
     from featurestore.typing import PathLike
 
 
 class Geometry:
     """Methods of a store that compare images."""
+
+    _catalog: Catalog
 
     def get_many(
         self, model: str | Network, modules: Sequence[str], images: Any, **request: Any
@@ -95,6 +101,68 @@ class Geometry:
             for array in features.values()
         ]
         return rdms[0] if isinstance(module, str) else stack(rdms, list(features))
+
+    def distances_nbytes(self) -> int:
+        """Return what kept distances between images take on disk.
+
+        Returns
+        -------
+        int
+            Of all modules [bytes].
+        """
+        blobs = self._catalog.blobs
+        return sum(GramFolder(blobs, key).nbytes() for key in gram_keys(blobs))
+
+    def pca(
+        self,
+        model: str | Network,
+        module: str,
+        images: ImageSet | PathLike | Sequence[Any] | Any,
+        n_components: int | float | None = None,
+        *,
+        device: str = "auto",
+        progress: bool | None = None,
+        **request: Any,
+    ) -> xr.Dataset:
+        """Return the exact principal components of a module's activations, and keep them.
+
+        They follow from the distances between the images, which are kept as well. Scores become a
+        column of their own, known by the features, the set of images and `n_components`.
+
+        Parameters
+        ----------
+        model : str or Network
+            As for `get`.
+        module : str
+            As for `get`.
+        images : ImageSet, path, list or array
+            As for `get`; components depend on all of them.
+        n_components : int or float, optional
+            How many, or the share of variance that they should explain; all if not given.
+        device, progress : object
+            As for `rdm`.
+        **request : object
+            As for `rdm`.
+
+        Returns
+        -------
+        Dataset
+            As from `featurestore.pca`: ``scores`` (image, component), float32, and
+            ``explained_variance`` and ``explained_variance_ratio`` (component).
+
+        Raises
+        ------
+        FeatureStoreError
+            As for `get`.
+        MemoryBudgetError
+            If the geometry of all images does not fit in memory: 8 n² bytes and more.
+        """
+        (features,) = self.get_many(
+            model, [module], images, device=device, progress=progress, **request
+        ).values()
+        require_rows(features, "image")
+        where = "cpu" if device == "mps" else device
+        return kept_components(self._catalog, features, n_components, where)
 
 
 def stack(rdms: Sequence[xr.DataArray], modules: Sequence[str]) -> xr.DataArray:

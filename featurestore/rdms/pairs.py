@@ -39,8 +39,13 @@ class StoredPairs:
     device: str = "cpu"
     progress: bool | None = None
 
-    def __call__(self) -> Cover:
+    def __call__(self, gone: tuple[int, int] | None = None) -> Cover:
         """Find them.
+
+        Parameters
+        ----------
+        gone : (int, int), optional
+            Blocks of a tile that could not be read.
 
         Returns
         -------
@@ -49,12 +54,13 @@ class StoredPairs:
         """
         column, digests = self.rows.column, self.rows.digests
         folder = GramFolder(column.blobs, gram_key(column.key))
-        cover = find_cover(folder, digests)
-        if cover is not None:
-            return cover
-        if not column.writable:
-            return self._fill(MemoryFolder())
-        return self._fill(folder)
+        if gone is not None and column.writable:
+            folder.discard(*gone)
+        if gone is None or column.writable:
+            cover = find_cover(folder, digests)
+            if cover is not None:
+                return cover
+        return self._fill(folder if column.writable else MemoryFolder())
 
     def _fill(self, folder: Folder) -> Cover:
         rows = self.rows
@@ -83,7 +89,7 @@ class ArrayPairs:
     device: str = "cpu"
     progress: bool | None = None
 
-    def __call__(self) -> Cover:
+    def __call__(self, _gone: tuple[int, int] | None = None) -> Cover:
         """Compute them.
 
         Returns

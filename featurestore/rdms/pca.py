@@ -8,19 +8,21 @@ import numpy as np
 import xarray as xr
 from scipy import linalg
 
-from featurestore.errors import InvalidInputError, MemoryBudgetError
-from featurestore.options import format_nbytes, get_options
-from featurestore.rdms.centred import centred_products, names_of, require_finite
+from featurestore.errors import InvalidInputError
+from featurestore.rdms.centred import (
+    centred_products,
+    names_of,
+    require_finite,
+    require_memory,
+)
 from featurestore.rdms.derived import derived_attrs
 from featurestore.rdms.gram import gram
-from featurestore.rdms.kernel import RESERVE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from featurestore.rdms.gram import Gram
 
-COPIES = 4  # matrices of n × n that are alive at once: distances, products, vectors, workspace
 RESOLUTION = 3e-7  # relative error of squared distances; measured: 1e-7 at most
 TIED = 1e-5  # scores that differ by less, relative to the largest, count as equally large
 
@@ -86,7 +88,7 @@ def pca(
     if dim in getattr(features, "dims", ()):
         n = features.sizes[dim]
         _require_count(n, features.size // max(1, n), n_components, dim)
-        _require_memory(n, dim)
+        require_memory(n, dim, "PCA")
     return pca_of(gram(features, dim), n_components)
 
 
@@ -114,7 +116,7 @@ def pca_of(given: Gram, n_components: int | float | None = None) -> xr.Dataset:
     """
     n = len(given.mean)
     _require_count(n, given.n_features, n_components, given.dim)
-    _require_memory(n, given.dim)
+    require_memory(n, given.dim, "PCA")
     require_finite(given)
     products = centred_products(given)
     total = float(np.trace(products))
@@ -156,18 +158,6 @@ def _require_count(n: int, n_features: int, n_components: Any, dim: str) -> None
         f"Give a whole number from 1 to {most}, a share of the variance above 0 and below 1 such "
         "as 0.95, or None for all."
     )
-
-
-def _require_memory(n: int, dim: str) -> None:
-    needed, budget = COPIES * 8 * n**2 + RESERVE, get_options().memory_budget
-    if needed > budget:
-        raise MemoryBudgetError(
-            f"PCA of {n} {dim}s needs {format_nbytes(needed)}, and memory_budget is "
-            f"{format_nbytes(budget)}. Select fewer {dim}s, or raise it with "
-            "fs.set_options(memory_budget='…').",
-            projected_nbytes=needed,
-            allowed_nbytes=budget,
-        )
 
 
 def _largest_first(

@@ -10,6 +10,7 @@ import numpy as np
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from featurestore.errors import CorruptDataError
 from featurestore.options import available_cpus
 from featurestore.rdms.fill import TileGoneError
 from featurestore.rdms.sides import Sides
@@ -34,7 +35,8 @@ class PairView:
     Parameters
     ----------
     find : callable
-        Finds the tiles, computing those that are gone.
+        Finds the tiles, computing those that lack. It is told which tile turned out to be gone or
+        damaged, if one did.
     n_features : int
         Values per row.
     metric : str
@@ -47,7 +49,7 @@ class PairView:
 
     def __init__(
         self,
-        find: Callable[[], Cover],
+        find: Callable[[tuple[int, int] | None], Cover],
         n_features: int,
         metric: str,
         post: Post | None = None,
@@ -104,15 +106,20 @@ class PairView:
         return self._while_tiles_stay(self._all_sides)
 
     def _while_tiles_stay(self, look: Callable[[Cover], T]) -> T:
+        gone: tuple[int, int] | None = None
         for left in range(ROUNDS, -1, -1):
             if self._cover is None:
-                self._cover = self._find()
+                self._cover = self._find(gone)
             try:
                 return look(self._cover)
-            except TileGoneError:
-                self._cover = None
+            except TileGoneError as err:
+                self._cover, gone = None, err.args
                 if not left:
-                    raise
+                    raise CorruptDataError(
+                        "Distances in the store are damaged as soon as they are written. No value "
+                        "was returned. Look at the disk, and call store.verify(repair=True).",
+                        images=[],
+                    ) from err
         raise AssertionError  # the last round returns or raises
 
     def _sides_of(self, cover: Cover, block: int) -> Sides:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 Problem = Literal[
     "rows", "key record", "companion", "statistics", "marker", "metadata", "document",
-    "unreadable", "leftover", "orphan", "tag",
+    "unreadable", "leftover", "orphan", "tag", "distances",
 ]  # fmt: skip
 """What is wrong: ``rows`` and ``key record`` cost values, the others do not."""
 

@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 from featurestore.canonical import digest_of
-from featurestore.storage.layout import gram_path
+from featurestore.storage.layout import gram_path, is_key
 from featurestore.storage.shard import with_crc, without_crc
 from featurestore.typing import DIGEST_NBYTES
 
@@ -60,6 +60,22 @@ def gram_key(feature: str) -> str:
         32 hex digits.
     """
     return digest_of("gram", {"feature": feature, "kernel": KERNEL})
+
+
+def gram_keys(blobs: Blobs) -> list[str]:
+    """List the keys under which a store keeps distances.
+
+    Parameters
+    ----------
+    blobs : Blobs
+        The store.
+
+    Returns
+    -------
+    list of str
+        In no particular order.
+    """
+    return [key for key in blobs.folders("grams") if is_key(key)]
 
 
 class GramFolder:
@@ -166,6 +182,18 @@ class GramFolder:
         path = self._tile_path(a, b)
         if not self._blobs.create(path, *parts) and self.read(a, b) is None:
             self._blobs.replace(path, b"".join(parts))
+
+    def discard(self, a: int, b: int) -> None:
+        """Take a damaged tile away, so that it is computed again.
+
+        Parameters
+        ----------
+        a, b : int
+            Numbers of its blocks, the smaller first.
+        """
+        blocks = self.blocks()
+        if a not in blocks or b not in blocks or self.read(a, b) is None:
+            self._blobs.delete(self._tile_path(a, b))
 
     def remove(self) -> int:
         """Take everything away.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from featurestore.storage import layout as _layout
+from featurestore.storage.grams import gram_keys
 from featurestore.storage.index import damage_path
 from featurestore.storage.slots import key_record, read_key_record, slot_numbers
 
@@ -70,7 +71,7 @@ def leftovers(column: Column, oldest: float) -> list[tuple[str, BlobInfo]]:
 
 
 def document_leftovers(blobs: Blobs, oldest: float) -> list[tuple[str, BlobInfo]]:
-    """List temporary files beside documents that no writer is at work on.
+    """List temporary files beside documents and distances that no writer is at work on.
 
     Parameters
     ----------
@@ -84,7 +85,9 @@ def document_leftovers(blobs: Blobs, oldest: float) -> list[tuple[str, BlobInfo]
     list of (str, BlobInfo)
         Folder and file.
     """
-    return _temporary_files(blobs, ["", *_layout.DOCUMENT_FOLDERS], oldest)
+    grams = [f"{_layout.gram_path(key)}/{kind}" for key in gram_keys(blobs)
+             for kind in ("blocks", "tiles")]  # fmt: skip
+    return _temporary_files(blobs, ["", *_layout.DOCUMENT_FOLDERS, *grams], oldest)
 
 
 def sweep_column(column: Column, *, grace_s: float = GRACE_S) -> Swept:

@@ -10,6 +10,7 @@ from featurestore.errors import DiskSpaceError, InvalidInputError, NotFoundError
 from featurestore.keys import spell_tap
 from featurestore.networks.taps import Tap
 from featurestore.options import format_nbytes
+from featurestore.storage.grams import GramFolder, gram_key, gram_keys
 from featurestore.storage.sweep import drop_rows, droppable, sweep_tombstones
 from featurestore.storage.tags import list_tags, tagged_digests
 from featurestore.upkeep.reports import DropReport
@@ -197,6 +198,7 @@ def drop_columns(catalog: Catalog, columns: Iterable[StoredColumn]) -> DropRepor
     nbytes = 0
     for column in wanted:
         nbytes += drop_rows(catalog.column(column.key)).nbytes
+        nbytes += GramFolder(catalog.blobs, gram_key(column.key)).remove()
     return DropReport(tuple(map(str, wanted)), nbytes, 0)
 
 
@@ -226,14 +228,17 @@ def make_room(
     Raises
     ------
     DiskSpaceError
-        If it cannot fit; nothing was taken away.
+        If it cannot fit; nothing but distances was taken away.
     """
     held = stored_columns(catalog)
+    grams = [GramFolder(catalog.blobs, key) for key in gram_keys(catalog.blobs)]
     total = sum(column.nbytes for column in held)
-    if total + needed <= limit:
+    if total + sum(folder.nbytes() for folder in grams) + needed <= limit:
         return DropReport((), 0, 0)
     catalog.require_writable("what is evicted")
-    nbytes = sum(sweep_tombstones(catalog.column(column.key)).nbytes for column in held)
+    # Distances first: they follow from what is kept, without a network.
+    nbytes = sum(folder.remove() for folder in grams)
+    nbytes += sum(sweep_tombstones(catalog.column(column.key)).nbytes for column in held)
     held = stored_columns(catalog)  # what was compacted costs nothing to lose
     total = sum(column.nbytes for column in held)
     protected = tagged_digests(catalog)

@@ -12,6 +12,7 @@ from featurestore.storage import layout as _layout
 from featurestore.storage import records
 from featurestore.storage.catalog import Catalog, document_keys
 from featurestore.storage.check import Finding, check_metadata, check_slot, repair
+from featurestore.storage.grams import GramFolder, gram_keys
 from featurestore.storage.imagesets import read_image_sets
 from featurestore.storage.slots import slot_numbers
 from featurestore.storage.sweep import GRACE_S, document_leftovers, leftovers
@@ -77,6 +78,7 @@ def verify_store(
         checkpoint.finish()
     report.findings += _find_leftovers(catalog, columns)
     if not fast:
+        report.findings += _check_distances(catalog, mend=mend)
         report.findings += _check_tags(catalog)
     report.names = _names(catalog, {d for finding in report.findings for d in finding.digests})
     return report
@@ -189,6 +191,15 @@ def _find_leftovers(catalog: Catalog, columns: Iterable[Column]) -> Iterator[Fin
     held = document_leftovers(catalog.blobs, oldest)
     if held:
         yield Finding("leftover", "", f"{len(held)} temporary files; compact() removes them")
+
+
+def _check_distances(catalog: Catalog, *, mend: bool) -> Iterator[Finding]:
+    for key in gram_keys(catalog.blobs):
+        for path in GramFolder(catalog.blobs, key).damaged():
+            if mend:
+                catalog.blobs.delete(path)
+            text = "these distances are not what was written; they are computed again when needed"
+            yield Finding("distances", path, text, repaired=mend)
 
 
 def _check_tags(catalog: Catalog) -> Iterator[Finding]:
