@@ -10,7 +10,7 @@ import numpy as np
 from featurestore.errors import InvalidInputError
 from featurestore.optional import import_optional
 from featurestore.plots.canvas import open_canvas
-from featurestore.plots.crowd import COVERED, picture_edge, place_names
+from featurestore.plots.crowd import COVERED, largest_edge, picture_edge, place_names
 from featurestore.plots.embedding import embed, require_embedding
 from featurestore.plots.files import Target
 from featurestore.plots.heatmap import require_flat, title_of
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from featurestore.typing import PathLike
 
 LEAST_SIDE_IN, MOST_SIDE_IN = 4.2, 8.0
-MARGIN, PICTURE_MARGIN = 0.06, 0.09  # of the plane, around the points
+MARGIN = 0.05  # of the plane, around the points
 FLATTEST = 0.5  # height to width; a line of points still gets a plane
 PICTURE_IN = 0.3
 DOT_PT = 6.0
@@ -106,8 +106,11 @@ def mds(
     points, stress = embed((values + values.T) / 2, method, seed)
     unit = unit_label(rdm.attrs.get("metric"), "raw")
     notes = (f"{method} MDS of {unit}, stress {stress:.2f}", shown.note)
-    limits = _limits(points, pictured=pictures is not None)
-    canvas = open_canvas(ax, _size(len(names), limits, pictured=pictures is not None), path, dpi)
+    side = _side(len(names)) if pictures is not None else LEAST_SIDE_IN
+    edge = largest_edge(len(names), (side, side)) if pictures is not None else 0.0
+    limits = _limits(points, edge / side)
+    width, height = limits[1] - limits[0]
+    canvas = open_canvas(ax, (side, side * float(height / width)), path, dpi)
     canvas.ax.set(xlim=limits[:, 0], ylim=limits[:, 1], xticks=[], yticks=[], aspect="equal")
     canvas.ax.spines[:].set(alpha=0.3)
     cloud = _Cloud(canvas.ax, points, names, shown, pictures, "; ".join(filter(None, notes)))
@@ -118,22 +121,20 @@ def mds(
     return canvas.ax
 
 
-def _limits(points: NDArray[np.float64], *, pictured: bool) -> NDArray[np.float64]:
-    """Return the lower left and upper right corner of the plane, shape (2, 2)."""
+def _limits(points: NDArray[np.float64], edge: float) -> NDArray[np.float64]:
+    """Return the corners of the plane, shape (2, 2), for pictures that take a share of its edge."""
     low, high = points.min(axis=0), points.max(axis=0)
     reach = float((high - low).max()) or 1.0
     middle = (low + high) / 2
-    margin = reach * (PICTURE_MARGIN if pictured else MARGIN)
+    margin = reach * (MARGIN + edge / 2 / (1 - edge))
     half = np.maximum((high - low) / 2 + margin, FLATTEST * (reach / 2 + margin))
     return np.stack([middle - half, middle + half])
 
 
-def _size(n: int, limits: NDArray[np.float64], *, pictured: bool) -> tuple[float, float]:
-    """Return width and height of a picture of our own [inches]."""
-    side = PICTURE_IN * float(np.sqrt(n / COVERED)) if pictured else LEAST_SIDE_IN
-    side = float(np.clip(side, LEAST_SIDE_IN, MOST_SIDE_IN))
-    width, height = limits[1] - limits[0]
-    return side, side * float(height / width)
+def _side(n: int) -> float:
+    """Return how long the edge of a picture of our own is, with thumbnails [inches]."""
+    side = PICTURE_IN * float(np.sqrt(n / COVERED))
+    return float(np.clip(side, LEAST_SIDE_IN, MOST_SIDE_IN))
 
 
 @dataclass

@@ -36,15 +36,32 @@ def picture_edge(points: Floats, size: tuple[float, float]) -> tuple[float, Floa
     places : ndarray of shape (n, 2), float64
         Their middles, moved as little as it takes so that no two overlap.
     """
-    edge = float(np.sqrt(COVERED * size[0] * size[1] / len(points)))
+    edge = largest_edge(len(points), size)
     least = min(edge, LEAST_IN)
-    edge = min(edge, LARGEST_IN)
     while True:
         places = push_apart(points, edge, size)
         moved = float(np.abs(places - points).max(axis=1).mean())
         if moved <= NEAR * edge or edge <= least:
             return edge, places
         edge = max(least, edge * 0.85)
+
+
+def largest_edge(n: int, size: tuple[float, float]) -> float:
+    """Return how large pictures are at most.
+
+    Parameters
+    ----------
+    n : int
+        How many.
+    size : (float, float)
+        Width and height of the plane [inches].
+
+    Returns
+    -------
+    float
+        Edge of a square picture [inches].
+    """
+    return min(float(np.sqrt(COVERED * size[0] * size[1] / n)), LARGEST_IN)
 
 
 def push_apart(points: Floats, edge: float, size: tuple[float, float]) -> Floats:
@@ -73,7 +90,8 @@ def push_apart(points: Floats, edge: float, size: tuple[float, float]) -> Floats
     n = len(points)
     turn = np.arange(n) * 2.399963  # the golden angle: even points in one place part at once
     places = points + 1e-3 * edge * np.stack([np.cos(turn), np.sin(turn)], axis=1)
-    room = np.array(size) - edge / 2
+    room = np.maximum(np.array(size) - edge / 2, edge / 2)
+    places = np.clip(places, edge / 2, room)
     for _ in range(STEPS):
         gap = places[:, None] - places[None]
         lacking = edge * 1.02 - np.abs(gap)
