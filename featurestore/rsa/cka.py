@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from featurestore.errors import FeatureStoreWarning, InvalidInputError, MemoryBudgetError
-from featurestore.options import format_nbytes, get_options
-from featurestore.rdms.centred import double_centred, require_finite
+from featurestore.errors import FeatureStoreWarning, InvalidInputError
+from featurestore.options import get_options
+from featurestore.rdms.centred import (
+    double_centred,
+    require_finite,
+    require_memory,
+    working_nbytes,
+)
 from featurestore.rdms.gram import gram
-from featurestore.rdms.kernel import RESERVE
 from featurestore.rsa.align import align, require_join, require_unique
 from featurestore.rsa.kernels import Kernel, rbf_minus_one, rbf_width, require_kernel
 from featurestore.rsa.stacked import Stacked
@@ -27,7 +31,6 @@ if TYPE_CHECKING:
 
     Features = xr.DataArray | Mapping[str, xr.DataArray]
 
-COPIES = 4  # matrices of n × n that are alive at once: distances, kernel, its centre, a vector
 ROUNDING = 1e-5  # what centring leaves, relative to the kernel, where only rounding is left
 FEWEST = {True: 4, False: 3}  # images, by whether the estimate is debiased
 
@@ -140,7 +143,7 @@ def cka(
     n = len(rows[0])
     _require_size(n, columns[0].dim, debiased)
     length = n * (n + 1) // 2
-    allowed = get_options().memory_budget - _needed(n)
+    allowed = get_options().memory_budget - working_nbytes(n)
     flat: list[str] = []
     with Stacked(len(columns), length, allowed) as stack:
         for number, (column, chosen) in enumerate(zip(columns, rows, strict=True)):
@@ -232,20 +235,7 @@ def _require_size(n: int, dim: str, debiased: bool) -> None:
             f"{'Debiased' if debiased else 'Biased'} CKA needs {FEWEST[debiased]} {dim}s or more, "
             f"and the arrays have {n} in common."
         )
-    needed, budget = _needed(n), get_options().memory_budget
-    if needed > budget:
-        raise MemoryBudgetError(
-            f"CKA of {n} {dim}s needs {format_nbytes(needed)}, and memory_budget is "
-            f"{format_nbytes(budget)}. Select fewer {dim}s, or raise it with "
-            "fs.set_options(memory_budget='…').",
-            projected_nbytes=needed,
-            allowed_nbytes=budget,
-        )
-
-
-def _needed(n: int) -> int:
-    """Return what one kernel takes while it is made [bytes]."""
-    return COPIES * 8 * n**2 + RESERVE
+    require_memory(n, dim, "CKA")
 
 
 def _centred_kernel(

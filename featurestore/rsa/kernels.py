@@ -8,7 +8,12 @@ import numpy as np
 from scipy.spatial.distance import squareform
 
 from featurestore.errors import InvalidInputError, did_you_mean
-from featurestore.rdms.centred import centred_products, double_centred, require_finite
+from featurestore.rdms.centred import (
+    centred_products,
+    double_centred,
+    require_finite,
+    require_memory,
+)
 from featurestore.rdms.derived import derived_attrs
 from featurestore.rdms.gram import gram
 from featurestore.rdms.structure import make_rdm
@@ -63,6 +68,8 @@ def kernel_matrix(
     InvalidInputError
         If features are not finite, `kernel` is not known, or more than half of the distances are
         0, so that they have no width.
+    MemoryBudgetError
+        If four matrices of n × n exceed `memory_budget`: n = 8,000 needs 2 GiB.
 
     Notes
     -----
@@ -87,6 +94,8 @@ def kernel_matrix(
     (centring a kernel).
     """
     require_kernel(kernel, bandwidth)
+    if dim in getattr(features, "dims", ()):
+        require_memory(features.sizes[dim], dim, "A kernel")
     geometry = gram(features, dim)
     require_finite(geometry)
     step = f"kernel_matrix(kernel={kernel!r}, centre={centre})"

@@ -281,7 +281,7 @@ def test_kernels_that_do_not_fit_in_memory_go_to_a_file(monkeypatch, tmp_path, t
     given = modules(n=40)
     expected = fs.cka(given) if together else fs.cka(given, given)
     all_but_20_kb = (fs.get_options().memory_budget - RESERVE - 20_000) // (8 * 40**2)
-    monkeypatch.setattr("featurestore.rsa.cka.COPIES", all_but_20_kb)
+    monkeypatch.setattr("featurestore.rdms.centred.COPIES", all_but_20_kb)
     monkeypatch.setattr("featurestore.rsa.stacked.MIN_PIECE_NBYTES", 1_000)
     with fs.set_options(cache_dir=tmp_path):
         got = fs.cka(given) if together else fs.cka(given, given)

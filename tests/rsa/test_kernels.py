@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import featurestore as fs
-from featurestore.errors import InvalidInputError
+from featurestore.errors import InvalidInputError, MemoryBudgetError
 
 NAMES = [f"i{k:03}.png" for k in range(40)]
 TRAIN, TEST = NAMES[:30], NAMES[:29:-1]
@@ -166,3 +166,16 @@ def test_features_that_are_not_finite_are_named():
 def test_a_kernel_that_does_not_exist_is_refused():
     with pytest.raises(InvalidInputError, match="'linear' or 'rbf'"):
         fs.kernel_matrix(features(), kernel="poly")  # type: ignore[arg-type]
+
+
+def test_more_images_than_memory_are_refused_before_anything_is_read():
+    acts = xr.DataArray(
+        np.broadcast_to(np.nan, (3000, 5)),
+        dims=("image", "feature"),
+        coords={"image": np.arange(3000)},
+    )
+    with (
+        fs.set_options(memory_budget="128 MiB"),
+        pytest.raises(MemoryBudgetError, match="A kernel of 3000 images needs 355 MB"),
+    ):
+        fs.kernel_matrix(acts)
