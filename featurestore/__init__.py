@@ -23,13 +23,16 @@ if TYPE_CHECKING:
     from featurestore.rdms.pca import pca as pca
     from featurestore.rdms.scaling import centre as centre
     from featurestore.rdms.scaling import normalise as normalise
+    from featurestore.rsa.bootstrap import bootstrap_comparison as bootstrap_comparison
     from featurestore.rsa.ceiling import noise_ceiling as noise_ceiling
     from featurestore.rsa.cka import cka as cka
     from featurestore.rsa.kernels import kernel_matrix as kernel_matrix
+    from featurestore.rsa.permutation import permutation_test as permutation_test
     from featurestore.store import FeatureStore as FeatureStore
     from featurestore.store import open_store as open_store
 
 _HOME = {
+    "bootstrap_comparison": "featurestore.rsa.bootstrap",
     "centre": "featurestore.rdms.scaling",
     "choose_module": "featurestore.networks.listing",
     "cka": "featurestore.rsa.cka",
@@ -44,6 +47,7 @@ _HOME = {
     "normalise": "featurestore.rdms.scaling",
     "open_store": "featurestore.store",
     "pca": "featurestore.rdms.pca",
+    "permutation_test": "featurestore.rsa.permutation",
     "preprocess": "featurestore.networks.preprocess",
     "rdm": "featurestore.rdms.build",
     "read_images": "featurestore.images.read",

@@ -12,6 +12,7 @@ from featurestore.errors import InvalidInputError, MemoryBudgetError, did_you_me
 from featurestore.options import format_nbytes, get_options
 from featurestore.rdms.structure import extra_dims, pair_dim, second
 from featurestore.rsa.measures import require_method, score
+from featurestore.rsa.resample import require_once
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -136,15 +137,7 @@ def _other_dims(rdms: xr.DataArray, pair: str, dim: str) -> tuple[str, ...]:
             f"{n_subjects}.",
             n_subjects=n_subjects,
         )
-    labels = rdms[dim].values.tolist()
-    repeated = sorted({label for label in labels if labels.count(label) > 1}, key=str)
-    if repeated:
-        raise InvalidInputError(
-            f"{dim} {repeated[0]!r} is there {labels.count(repeated[0])} times. Left out once, it "
-            "would still be among the others, and the lower bound too high. Average first: "
-            f"rdms.groupby({dim!r}).mean().",
-            repeated=repeated,
-        )
+    require_once(rdms, dim)
     if rdms.sizes[pair] < 3:
         raise InvalidInputError(
             f"{rdms.sizes[pair]} {pair}s make fewer than 3 pairs; there is nothing to compare."
