@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from featurestore.rdms.build import rdm as rdm
     from featurestore.rdms.cluster import cluster_rdm as cluster_rdm
     from featurestore.rdms.pca import pca as pca
+    from featurestore.rdms.read import read_rdms as read_rdms
     from featurestore.rdms.scaling import centre as centre
     from featurestore.rdms.scaling import normalise as normalise
     from featurestore.rsa.bootstrap import bootstrap_comparison as bootstrap_comparison
     from featurestore.rsa.ceiling import noise_ceiling as noise_ceiling
     from featurestore.rsa.cka import cka as cka
+    from featurestore.rsa.compare import compare_rdms as compare_rdms
     from featurestore.rsa.kernels import kernel_matrix as kernel_matrix
     from featurestore.rsa.permutation import permutation_test as permutation_test
     from featurestore.store import FeatureStore as FeatureStore
@@ -37,6 +39,7 @@ _HOME = {
     "choose_module": "featurestore.networks.listing",
     "cka": "featurestore.rsa.cka",
     "cluster_rdm": "featurestore.rdms.cluster",
+    "compare_rdms": "featurestore.rsa.compare",
     "FeatureStore": "featurestore.store",
     "get_options": "featurestore.options",
     "ImageSet": "featurestore.images.imageset",
@@ -51,6 +54,7 @@ _HOME = {
     "preprocess": "featurestore.networks.preprocess",
     "rdm": "featurestore.rdms.build",
     "read_images": "featurestore.images.read",
+    "read_rdms": "featurestore.rdms.read",
     "set_options": "featurestore.options",
     "wrap": "featurestore.networks.sources.wrapped",
 }
