@@ -32,12 +32,13 @@ MEAN_SQUARED = "squared euclidean"
 """What rsatoolbox calls squared differences averaged over channels."""
 
 FOREIGN_MEASURES = {
-    "squared euclidean": "squared euclidean (rsatoolbox: mean over channels)",
+    MEAN_SQUARED: "squared euclidean (rsatoolbox: mean over channels)",
     "euclidean": "euclidean (rsatoolbox)",
 }
 """Words of rsatoolbox that mean something else here."""
 
 FEATURE = "feature"
+UNKNOWN = "unknown"  # as read_rdms says
 
 
 def to_rsatoolbox(array: xr.DataArray, *, dim: str = "image", allow_large: bool = False) -> Any:
@@ -283,8 +284,8 @@ def _vector(square: NDArray[np.float64], dim: str) -> NDArray[np.float64]:
     largest = np.nanmax(np.abs(square), initial=0.0)
     if not np.allclose(square, square.T, rtol=0.0, atol=1e-6 * largest, equal_nan=True):
         raise InvalidInputError(
-            "The RDM is not symmetric, and rsatoolbox would take one half of it. Average the two: "
-            "fs.read_rdms says how."
+            "The RDM is not symmetric, and rsatoolbox would take one half of it. Average both "
+            "directions: (rdm + rdm transposed) / 2."
         )
     diagonal = np.diagonal(square)
     if (np.abs(diagonal[~np.isnan(diagonal)]) > 1e-6 * largest).any():
@@ -308,9 +309,8 @@ def _from_rdms(
     scaled = layout.get("scaled", False)
     known = not scaled or words.N_FEATURES in rdms.rdm_descriptors
     if not (layout and known and measure == layout["measure"]):
-        attrs.pop("metric", None)
-        if measure is not None:
-            attrs["metric"] = FOREIGN_MEASURES.get(str(measure), str(measure))
+        known_as = UNKNOWN if measure is None else str(measure)
+        attrs["metric"] = FOREIGN_MEASURES.get(known_as, known_as)
     elif scaled:
         vectors *= np.asarray(rdms.rdm_descriptors[words.N_FEATURES], np.float64)[:, None]
     values = _as_before(np.stack([squareform(v) for v in vectors]), layout.get("dtype"))

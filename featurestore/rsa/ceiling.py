@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
-from scipy.spatial.distance import squareform
 
 from featurestore.errors import InvalidInputError, MemoryBudgetError, did_you_mean
 from featurestore.options import format_nbytes, get_options
-from featurestore.rdms.structure import extra_dims, pair_dim, second
+from featurestore.rdms.structure import extra_dims, pair_dim
 from featurestore.rsa.measures import require_method, score
+from featurestore.rsa.pairs import Pairs
 from featurestore.rsa.resample import require_once
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def noise_ceiling(
 
     Examples
     --------
+    >>> from scipy.spatial.distance import squareform
     >>> from featurestore.rdms.structure import make_rdm
     >>> rng = np.random.default_rng(0)
     >>> rdms = np.array([squareform(np.arange(6) + rng.normal(size=6)) for _ in range(5)])
@@ -165,12 +166,9 @@ def _require_room(rdms: xr.DataArray, pair: str, dim: str) -> int:
 
 def _complete(rdms: xr.DataArray, dim: str) -> tuple[Vectors, int]:
     """Return condensed RDMs without the pairs that any lacks, and how many these were."""
-    pair = pair_dim(rdms)
-    n = rdms.sizes[pair]
-    vectors = np.empty((rdms.sizes[dim], n * (n - 1) // 2))
-    stack = rdms.transpose(dim, pair, second(pair))
-    for row in range(len(vectors)):
-        vectors[row] = squareform(np.asarray(stack[row].values, np.float64), checks=False)
+    variable = rdms.variable.transpose(dim, *rdms.dims[-2:])
+    each = Pairs(tuple(variable[row] for row in range(len(variable))), None, "An RDM")
+    vectors = np.asarray(each.condensed(), np.float64)
     missing = np.isnan(vectors).any(axis=0)
     n_dropped = int(missing.sum())
     return (vectors[:, ~missing] if n_dropped else vectors), n_dropped

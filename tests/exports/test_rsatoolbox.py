@@ -13,6 +13,7 @@ from scipy.spatial.distance import pdist, squareform
 import featurestore as fs
 from featurestore.errors import InvalidInputError, MemoryBudgetError
 from featurestore.rdms.structure import make_rdm
+from featurestore.rsa.compare import compare_rdms
 
 rsatoolbox = pytest.importorskip("rsatoolbox")
 rdm_module = pytest.importorskip("rsatoolbox.rdm")
@@ -402,3 +403,95 @@ def test_what_is_no_rdm_is_refused_with_what_to_do():
         FROM(np.zeros((4, 4)))
     with pytest.raises(InvalidInputError, match="Leave it out"):
         FROM(TO(random_features()), dims=["subject"])
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "correlation"])
+def test_rdms_of_features_are_those_that_rsatoolbox_computes_from_them(metric):
+    features = random_features(n=8, shape=(4, 3, 3))
+    rdms = TO(fs.rdm(features, metric=metric))
+    method = {"sqeuclidean": "euclidean"}.get(metric, metric)
+    theirs = rdm_module.calc_rdm(TO(features), method=method)
+    np.testing.assert_allclose(rdms.get_vectors(), theirs.get_vectors(), rtol=1e-6)
+    assert rdms.dissimilarity_measure == theirs.dissimilarity_measure
+
+
+THEIR_NAMES = {"pearson": "corr"}
+
+
+@pytest.mark.parametrize("levels", [None, 4])
+@pytest.mark.parametrize(
+    "method", ["pearson", "spearman", "cosine", "rho-a", "tau-a", "tau-b", "kendall"]
+)
+def test_comparing_there_and_here_gives_the_same_numbers(method, levels):
+    models = random_rdms(2, n=9, seed=1, extra={"model": ["x", "y"]})
+    brains = random_rdms(3, n=9, seed=2, extra={"subject": [*"abc"]})
+    if levels:
+        models, brains = np.ceil(levels * models), np.ceil(levels * brains)
+    theirs = rdm_module.compare(TO(models), TO(brains), method=THEIR_NAMES.get(method, method))
+    np.testing.assert_allclose(compare_rdms(models, brains, method=method), theirs, atol=1e-12)
+
+
+def models_and_subjects(n=12):
+    models = random_rdms(3, n=n, seed=1, extra={"model": ["x", "y", "z"]})
+    noise = random_rdms(5, n=n, seed=2, extra={"subject": [*"abcde"]})
+    return models, (0.4 * models.sel(model="x") + 0.2 * models.sel(model="y") + noise).transpose(
+        "subject", "image", "image_2"
+    )
+
+
+@pytest.mark.parametrize("method", ["cosine_cov", "corr_cov"])
+def test_whitened_comparisons_run_there(method):
+    models, subjects = models_and_subjects()
+    there = rdm_module.compare(TO(models), TO(subjects), method=method)
+    assert there.shape == (3, 5)
+    assert (there[0] > there[2]).all()
+
+
+def test_a_whitened_cosine_of_squared_distances_is_linear_cka():
+    one, other = random_features(seed=1), random_features(seed=2)
+    rdms = [TO(fs.rdm(features, metric="sqeuclidean")) for features in (one, other)]
+    whitened = rdm_module.compare(*rdms, method="cosine_cov")
+    np.testing.assert_allclose(whitened, fs.cka(one, other, debiased=False), atol=1e-5)
+
+
+def test_inference_with_fixed_and_weighted_models_runs_there():
+    from rsatoolbox import inference
+    from rsatoolbox.model import ModelFixed, ModelWeighted
+    from rsatoolbox.model.fitter import fit_regress_nn
+
+    models, subjects = models_and_subjects()
+    data = TO(subjects)
+    fixed = [ModelFixed(str(name), TO(models.sel(model=name))) for name in models["model"].values]
+    found = inference.eval_bootstrap_pattern(
+        fixed, data, method="corr", N=50, rdm_descriptor="subject"
+    )
+    ours = compare_rdms(models, subjects).mean("subject")
+    np.testing.assert_allclose(found.get_means(), ours, atol=0.1)
+    assert found.get_means().argmax() == 0
+
+    weighted = ModelWeighted("weighted", TO(models))
+    crossvalidated = inference.bootstrap_crossval(
+        [fixed[2], weighted],
+        data,
+        method="corr",
+        fitter=[fixed[2].default_fitter, fit_regress_nn],
+        k_pattern=2,
+        k_rdm=2,
+        N=8,
+    )
+    means = crossvalidated.get_means()
+    assert np.isfinite(means).all()
+    assert means[1] > means[0]
+
+
+def test_whitened_noise_ceilings_of_the_92_images(data_92):
+    from rsatoolbox.inference import boot_noise_ceiling
+
+    values = np.load(data_92 / "rdms" / "human_IT_4subj_x92x92.npy")
+    rdms = make_rdm(
+        values,
+        xr.Coordinates({"image": ("image", np.arange(92))}),
+        extra={"subject": ["BE", "KO", "SN", "TI"]},
+    )
+    ceiling = boot_noise_ceiling(TO(rdms), method="cosine_cov", rdm_descriptor="subject")
+    np.testing.assert_allclose(ceiling, (0.665, 0.817), atol=0.0006)
