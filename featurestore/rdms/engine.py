@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from featurestore.errors import InvalidInputError
 from featurestore.optional import import_optional
@@ -243,6 +244,24 @@ class TorchEngine:
         return [work(task) for task in tasks]
 
 
+@lru_cache(maxsize=1)
+def _libraries() -> ThreadpoolController:
+    # Looking through all loaded libraries takes milliseconds; NumPy's does not change.
+    return ThreadpoolController()
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Keep each product to the thread that asks for it: threads share the matrix instead.
+
+    Returns
+    -------
+    context manager
+        Restores what was set before.
+    """
+    limits: AbstractContextManager[Any] = _libraries().limit(limits=1, user_api="blas")
+    return limits
+
+
 @contextmanager
 def open_engine(device: str) -> Iterator[tuple[Engine, NumpyEngine]]:
     """Make the engine of a device, and the one of the processors for what stays there.
@@ -266,7 +285,7 @@ def open_engine(device: str) -> Iterator[tuple[Engine, NumpyEngine]]:
         If there is no such device.
     """
     with ExitStack() as stack:
-        stack.enter_context(threadpool_limits(1, user_api="blas"))
+        stack.enter_context(one_blas_thread())
         pool = stack.enter_context(ThreadPoolExecutor(available_cpus()))
         processors = NumpyEngine(pool)
         chosen = _choose(device)

@@ -45,7 +45,7 @@ EXACT_PRODUCTS = 4e9
 FAR = 8.0
 """Shifts that exceed what is left by this factor are taken off in float64."""
 N_SAMPLE = 64  # rows from which the mean of a feature is taken
-STRIP_VALUES = 2**15  # what stays in the cache of a processor while rows are shifted
+STRIP_VALUES = 2**16  # what stays in the cache of a processor while rows are shifted
 FINISH_VALUES = 2**17  # smaller strips of pairs cost more in calls than they gain in the cache
 
 

@@ -12,6 +12,7 @@ from xarray.core import indexing
 
 from featurestore.errors import CorruptDataError
 from featurestore.options import available_cpus
+from featurestore.rdms.engine import one_blas_thread
 from featurestore.rdms.fill import TileGoneError
 from featurestore.rdms.sides import Sides
 from featurestore.rdms.tile import distances
@@ -149,7 +150,7 @@ class PairView:
                 self._copy(values.T, across.get(pair[1]), down.get(pair[0]), out)
 
         pairs = {(min(a, b), max(a, b)) for a in across for b in down}
-        with ThreadPoolExecutor(available_cpus()) as pool:
+        with one_blas_thread(), ThreadPoolExecutor(available_cpus()) as pool:
             for _ in pool.map(place, sorted(pairs)):
                 pass
         return out
