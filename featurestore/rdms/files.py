@@ -19,7 +19,7 @@ from featurestore.rdms.text_tables import read_text_rdm
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-DAMAGED = (ValueError, EOFError, KeyError, OverflowError, SyntaxError, UnicodeError,
+DAMAGED = (OSError, ValueError, EOFError, KeyError, OverflowError, SyntaxError, UnicodeError,
            zipfile.BadZipFile, zlib.error, NotImplementedError)  # fmt: skip
 KEYED = (".mat", ".npz")
 
@@ -84,7 +84,8 @@ def _read_npy(path: str, key: str | None, n_names: int | None) -> FoundValues:
 def _read_npz(path: str, key: str | None, n_names: int | None) -> FoundValues:
     variables: dict[str, Any] = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, because NumPy forgets to close what is damaged.
+        with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             for name in file.files if key is None or key not in file.files else [key]:
                 variables[name] = file[name]
     except DAMAGED as err:
@@ -139,9 +140,9 @@ _READERS: Mapping[str, Callable[[str, str | None, int | None], FoundValues]] = {
 
 
 def _unreadable(path: str, err: Exception) -> InvalidInputError:
-    if "allow_pickle" in str(err) or "pickle" in str(err):
+    if "allow_pickle" in str(err):  # NumPy takes whatever has no header for a pickle
         return InvalidInputError(
-            f"{path!r} holds Python objects, and reading those can run code, so it is not done. "
-            "Save plain numbers: numpy.save(path, numpy.array(values, float))."
+            f"{path!r} cannot be read: it is damaged, or holds Python objects, which are not read "
+            "because that can run code. Save plain numbers: numpy.save(path, array)."
         )
     return InvalidInputError(f"{path!r} cannot be read: {err}")

@@ -18,8 +18,8 @@ from featurestore.rdms.square import looks_like_rdm, n_compared
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DAMAGED = (ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, MemoryError,
-           struct.error, zlib.error, io.matlab.MatReadError, UnicodeError)  # fmt: skip
+DAMAGED = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError,
+           MemoryError, struct.error, zlib.error, io.matlab.MatReadError)  # fmt: skip
 RDM_FIELD = "RDM"  # of the RSA toolbox's structs, beside `name` and `color`
 
 
@@ -129,7 +129,7 @@ def _read_hdf5(path: str) -> dict[str, FoundValues]:
     try:
         with h5py.File(path, "r") as file:
             file.visititems(collect)
-    except (OSError, *DAMAGED) as err:
+    except DAMAGED as err:
         raise InvalidInputError(f"{path!r} cannot be read as a MATLAB file: {err}") from err
     return found
 

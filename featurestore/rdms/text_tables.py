@@ -52,8 +52,8 @@ def read_table(path: str) -> list[list[str]]:
         rows = [line.split() for line in lines]
     else:
         rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
-    if len(rows) > 1 and len(rows[0]) == len(rows[1]) - 1:
-        rows[0].insert(0, "")  # R writes no name above the names of rows
+    if len(rows) > 1 and len(rows[0]) == len(rows[1]) - 1 and not all(map(_is_number, rows[0])):
+        rows[0].insert(0, "")  # R writes nothing above the names of rows
     for number, row in enumerate(rows):
         if len(row) != len(rows[0]):
             raise InvalidInputError(
@@ -127,8 +127,10 @@ def _named(
 
 def _has_header(rows: Table) -> bool:
     """Say whether the first row is names."""
+    if len(rows[0]) == PAIR_COLUMNS and not _is_number(rows[0][1]):
+        return not _is_number(rows[0][2])
     cells = rows[0][1:] or rows[0]
-    return any(not _is_number(cell) for cell in cells) or _corner_is_empty(rows)
+    return any(not _is_number(cell) for cell in cells) or _corner_tells(rows)
 
 
 def _has_index(rows: Table) -> bool:
@@ -136,23 +138,26 @@ def _has_index(rows: Table) -> bool:
     cells = [row[0] for row in rows[1:]] or [rows[0][0]]
     if len(rows[0]) == 1:
         return False
-    return any(not _is_number(cell) for cell in cells) or _corner_is_empty(rows)
+    return any(not _is_number(cell) for cell in cells) or _corner_tells(rows)
 
 
-def _corner_is_empty(rows: Table) -> bool:
-    """Say whether numbers in the first row and column are names: nothing is in their corner.
+def _corner_tells(rows: Table) -> bool:
+    """Say whether the first row and column are names, which may be numbers.
 
-    A table that leaves its whole diagonal empty has no names.
+    A word in their corner shows it, or nothing; but a table that leaves its whole diagonal empty
+    has no names.
     """
-    if rows[0][0] or len(rows) != len(rows[0]) or len(rows) < 2:
+    if len(rows) != len(rows[0]) or len(rows) < 2:
         return False
-    edges = rows[0][1:] + [row[0] for row in rows[1:]]
-    return all(edges) and bool(rows[1][1])
+    corner, edges = rows[0][0], rows[0][1:] + [row[0] for row in rows[1:]]
+    if not all(map(_is_number, edges)):
+        return False
+    return not _is_number(corner) or (not corner and all(edges) and bool(rows[1][1]))
 
 
 def _is_list_of_pairs(rows: Table, *, header: bool) -> bool:
     body = rows[1:] if header else rows
-    if header and sorted(rows[0][1:]) == sorted(row[0] for row in body):
+    if header and (not rows[0][0] or sorted(rows[0][1:]) == sorted(row[0] for row in body)):
         return False  # two images, named in the first row and column
     named = any(not _is_number(row[1]) for row in body)  # in a square table a column of numbers
     return named or (header and len(body) != PAIR_COLUMNS)
