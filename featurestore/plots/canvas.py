@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PAD_IN = 0.08  # around a figure of our own
 EDGE_IN = 0.03  # around the caller's axes
-ROOM_IN = 6.0  # for what is drawn around the axes, before the figure is cut
+ROOM_IN = 1.0  # around the axes of a figure of ours, before it is cut
 MAX_ROUNDS = 5
 # What was laid out for axes of one size is kept down and up to these shares of it. What is laid
 # out for larger axes is larger, and a layout engine then makes the axes smaller: without some

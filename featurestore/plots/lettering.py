@@ -82,6 +82,31 @@ def measure(figure: Any, texts: Sequence[str], size: float) -> Floats:
     return out
 
 
+def fitting_size(figure: Any, texts: Sequence[str], size: float, room: float) -> float | None:
+    """Return a font size at which every line is low enough.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        Where they would stand.
+    texts : sequence of str
+        Lines.
+    size : float
+        The largest that is wanted [points].
+    room : float
+        Height of a line [inches].
+
+    Returns
+    -------
+    float or None
+        Points; None where they could not be read.
+    """
+    height = float(measure(figure, texts, size)[:, 1].max(initial=0))
+    # Letters grow in steps of pixels, so a little less than in proportion.
+    fitting = size if height <= room else 0.97 * size * room / height
+    return fitting if fitting >= LEAST_PT else None
+
+
 def shorten(names: Sequence[Any], most: int = MAX_LETTERS) -> list[str]:
     """Cut long names in the middle, or to the part that tells them apart.
 
@@ -218,7 +243,7 @@ def name_ticks(ax: Any, places: Sequence[float], names: Sequence[Any], *, at: st
     ax : matplotlib.axes.Axes
         Axes whose limits are set.
     places : sequence of float
-        Where each name belongs, in data coordinates, evenly spaced.
+        Where each name belongs, in data coordinates, ascending.
     names : sequence
         What to write.
     at : str
@@ -230,10 +255,9 @@ def name_ticks(ax: Any, places: Sequence[float], names: Sequence[Any], *, at: st
     box = measure(ax.figure, texts, size)
     height = float(box[:, 1].max(initial=0)) * 1.15
     level = at == "y" or float(box[:, 0].max(initial=0)) * 1.1 <= room
-    if not level or at == "y":
-        while height > room and size > LEAST_PT + 1:
-            size -= 0.5
-            height = float(measure(ax.figure, texts, size)[:, 1].max(initial=0)) * 1.15
+    if (not level or at == "y") and height > room:
+        smaller = max(LEAST_PT + 0.5, size * room / height)
+        size, height = smaller, height * smaller / size
     step = 1 if level and at == "x" else max(1, int(np.ceil(height / max(room, 1e-9))))
     kept = slice(None, None, step)
     style: dict[str, Any] = {"fontsize": size, **PLAIN}
@@ -248,10 +272,9 @@ def name_ticks(ax: Any, places: Sequence[float], names: Sequence[Any], *, at: st
 
 def _room_per_name(ax: Any, at: str, n: int, places: Sequence[float]) -> float:
     """Return the distance between neighbours along an axis [inches]."""
-    ax.apply_aspect()
     box, dpi = ax.get_window_extent(), ax.get_figure(root=True).dpi
     length = (box.width if at == "x" else box.height) / dpi
     low, high = sorted(ax.get_xlim() if at == "x" else ax.get_ylim())
     if n < 2:
         return float(length)
-    return float(length * (places[1] - places[0]) / (high - low))
+    return float(length * np.diff(places).min() / (high - low))

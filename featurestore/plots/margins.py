@@ -16,6 +16,7 @@ from featurestore.plots.lettering import (
     LEAST_PT,
     PLAIN,
     PT,
+    fitting_size,
     font_size,
     ink,
     measure,
@@ -198,12 +199,7 @@ def name_size(side: Side, names: Sequence[str]) -> float | None:
     """
     if side.cell < LEAST_PT * PT:
         return None
-    size = side.letters
-    while size >= LEAST_PT:
-        if measure(side.ax.figure, names, size)[:, 1].max() <= side.cell:
-            return size
-        size -= 0.5
-    return None
+    return fitting_size(side.ax.figure, names, side.letters, side.cell)
 
 
 def put_names(side: Side, names: Sequence[str], size: float) -> list[Any]:
@@ -313,18 +309,15 @@ def _named(side: Side, groups: Sequence[Group]) -> tuple[list[tuple[Group, str]]
                 box = measure(side.ax.figure, texts, letters)
                 if (box[:, 0] <= lengths - 0.03).all():
                     return list(zip(groups, texts, strict=True)), letters, False
-    while size > LEAST_PT + 0.5 and not _fit(side, names, size):
-        size -= 0.5
-    kept = list(range(len(groups)))
-    by_size = sorted(kept, key=lambda k: groups[k].start - groups[k].stop)  # the largest first
-    while len(kept) > 1 and not _fit(side, [names[k] for k in kept], size):
-        kept = sorted(by_size[: len(kept) - max(1, len(kept) // 20)])
+    heights = measure(side.ax.figure, names, size)[:, 1] * SLACK
+    if heights.sum() > side.length:
+        smaller = max(LEAST_PT + 0.5, size * side.length / float(heights.sum()))
+        size, heights = smaller, heights * smaller / size
+    # The largest groups first, as many as there is room for.
+    by_size = sorted(range(len(groups)), key=lambda k: groups[k].start - groups[k].stop)
+    n = max(1, int((heights[by_size].cumsum() <= side.length * (1 + 1e-9)).sum()))
+    kept = sorted(by_size[:n])
     return [(groups[k], names[k]) for k in kept], size, side.at == "bottom"
-
-
-def _fit(side: Side, names: Sequence[str], size: float) -> bool:
-    heights = measure(side.ax.figure, names, size)[:, 1]
-    return bool(heights.sum() * 1.05 <= side.length)
 
 
 def _two_lines(name: str) -> str:
@@ -352,6 +345,15 @@ def _leaders(side: Side, middles: NDArray[np.float64], labels: NDArray[np.float6
     return leaders
 
 
+def _apart(
+    wanted: NDArray[np.float64], heights: NDArray[np.float64], length: float
+) -> NDArray[np.float64]:
+    """Spread names; squeezed by the little that rounding to pixels may have added."""
+    heights = heights * min(1.0, length / float(heights.sum()))
+    places = spread(wanted, heights, 0, length)
+    return wanted if places is None else places
+
+
 def _write(
     side: Side, named: Sequence[tuple[Group, str]], size: float, *, turned: bool
 ) -> list[Any]:
@@ -363,8 +365,8 @@ def _write(
     middles = np.array([(group.start + group.stop - 1) / 2 for group, _ in named])
     wanted = (middles + 0.5) * side.cell
     level = side.at == "bottom" and not turned
-    places = wanted if level else spread(wanted, box[:, 1] * 1.05, 0, side.length)
-    moved = np.zeros(len(wanted)) if places is None else places - wanted
+    places = wanted if level else _apart(wanted, box[:, 1] * SLACK, side.length)
+    moved = places - wanted
     labels = middles + moved / side.cell
     led = bool(np.abs(moved).max() > 0.02)
     out = LEADER_IN if led else 0.0
