@@ -257,8 +257,7 @@ def _centred_kernel(
     order = np.searchsorted(held, rows)
     if not np.array_equal(order, np.arange(len(rows))):
         values = values[np.ix_(order, order)]
-    # Each pair once, with the weight of two.
-    values *= np.sqrt(2.0)
+    # Each pair stands once for two; the diagonal, which has no double, counts half.
     values[np.diag_indices(len(rows))] /= np.sqrt(2.0)
     vector = values[np.triu(np.ones(values.shape, bool))]
     length = np.linalg.norm(vector)

@@ -202,6 +202,17 @@ def test_renamed_images_are_matched_by_content_where_that_is_asked_for():
     np.testing.assert_allclose(fs.cka(x, y, by="digest"), fs.cka(*related()), atol=1e-9)
 
 
+def test_the_images_that_all_have_are_compared_where_each_lacks_another():
+    given = modules()
+    given["features.3"] = given["features.3"].drop_sel(image=["i0002.png", "i0005.png"])
+    given["avgpool"] = given["avgpool"].drop_sel(image=["i0005.png", "i0009.png"])
+    got = fs.cka(given, join="inner")
+    common = [f"i{k:04}.png" for k in (0, 1, 3, 4, 6, 7, 8, 10, 11)]
+    assert got.attrs["n_images"] == len(common)
+    expected = fs.cka({name: acts.sel(image=common) for name, acts in given.items()})
+    np.testing.assert_allclose(got, expected, atol=1e-9)
+
+
 def test_what_is_wrong_with_one_of_many_is_said_with_its_name():
     given = modules()
     given["avgpool"] = given["avgpool"][1:]
