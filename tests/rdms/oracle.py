@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
 
 from featurestore.rdms import fill as filling
 from featurestore.rdms.fill import MemoryFolder, fill
-from featurestore.rdms.kernel import Pass, PassPlan
+from featurestore.rdms.kernel import PassPlan, plan_passes
 from featurestore.rdms.source import ArraySource
 from featurestore.rdms.view import PairView
 
@@ -69,13 +71,15 @@ def matrices(values, *, block_rows=1024, max_values=10**9, n_passes=1, seed=0):
     digests = numbers.view(np.uint8).reshape(-1, 16)
     rng = np.random.default_rng(seed)
 
-    def plan(source, _sizes, wanted, _budget):
+    def plan(source, sizes, wanted, budget):
+        step = plan_passes(source, sizes, wanted, budget).passes[0]
         passes = rng.integers(0, n_passes, len(wanted))
         chosen = []
         for number in np.unique(passes):
             tiles = tuple(t for t, p in zip(wanted, passes, strict=True) if p == number)
             blocks = tuple(sorted({block for pair in tiles for block in pair}))
-            chosen.append(Pass(blocks, tiles, min(max_values, source.n_features), 1))
+            width = min(max_values, source.n_features)
+            chosen.append(replace(step, blocks=blocks, tiles=tiles, max_values=width))
         return PassPlan(tuple(chosen), 0, 0)
 
     with pytest.MonkeyPatch.context() as patch:
