@@ -6,6 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.image import BboxImage
 from matplotlib.text import Text
 from scipy.spatial.distance import pdist, squareform
@@ -42,24 +43,22 @@ def things(n=1854, n_categories=27, seed=0):
 
 
 def texts(figure):
-    """All visible texts that are not empty."""
-    found = [text for text in figure.findobj(Text) if text.get_text().strip() and seen(text)]
-    return list({id(text): text for text in found}.values())
+    """All texts that are drawn and not empty."""
+    hidden = {id(text) for ax in figure.findobj(Axes) for text in hidden_texts(ax)}
+    found = figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_visible())
+    kept = {id(text): text for text in found if text.get_text().strip()}
+    return [text for key, text in kept.items() if key not in hidden]
 
 
-def seen(text):
-    """Whether a text is drawn: ticks beyond the limits are not."""
-    axes = text.axes
-    if not text.get_visible() or (axes is not None and not axes.get_visible()):
-        return False
-    for axis in [] if axes is None else (axes.xaxis, axes.yaxis):
+def hidden_texts(ax):
+    """Labels of ticks that axes have and do not show, such as those beyond the limits."""
+    if not ax.get_visible():
+        yield from ax.findobj(Text)
+    for axis in (ax.xaxis, ax.yaxis):
+        low, high = sorted(axis.get_view_interval())
         for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
-            if text in (tick.label1, tick.label2):
-                low, high = sorted(axis.get_view_interval())
-                inside = low <= tick.get_loc() <= high
-                on = tick.label1.get_visible() if text is tick.label1 else tick.label2.get_visible()
-                return bool(inside and on and axis.get_visible())
-    return True
+            if not low <= tick.get_loc() <= high or not axis.get_visible():
+                yield from (tick.label1, tick.label2)
 
 
 def words(figure):
