@@ -297,8 +297,9 @@ def _contrasts(score: xr.DataArray, draws: Draws, dim: str, spread: Spread) -> x
     for row in range(len(values)):
         apart = values[row] - values
         samples = moved.map(lambda some, row=row: some[:, row : row + 1] - some)  # type: ignore[misc]
-        found = _estimates(apart, samples, spread, dims[1:])
-        found |= {"": (dims[1:], apart), "p_value": (dims[1:], spread.p_value(apart, samples))}
+        found: dict[str, Any] = {"": (dims[1:], apart)}
+        found |= _estimates(apart, samples, spread, dims[1:])
+        found["p_value"] = (dims[1:], spread.p_value(apart, samples))
         rows.append(xr.Dataset({_difference(name): value for name, value in found.items()}))
     out = xr.concat(rows, dim)
     labels = {

@@ -13,7 +13,6 @@ from scipy.spatial.distance import pdist, squareform
 import featurestore as fs
 from featurestore.errors import InvalidInputError, MemoryBudgetError
 from featurestore.rdms.structure import make_rdm
-from featurestore.rsa.compare import compare_rdms
 
 rsatoolbox = pytest.importorskip("rsatoolbox")
 rdm_module = pytest.importorskip("rsatoolbox.rdm")
@@ -428,7 +427,7 @@ def test_comparing_there_and_here_gives_the_same_numbers(method, levels):
     if levels:
         models, brains = np.ceil(levels * models), np.ceil(levels * brains)
     theirs = rdm_module.compare(TO(models), TO(brains), method=THEIR_NAMES.get(method, method))
-    np.testing.assert_allclose(compare_rdms(models, brains, method=method), theirs, atol=1e-12)
+    np.testing.assert_allclose(fs.compare_rdms(models, brains, method=method), theirs, atol=1e-12)
 
 
 def models_and_subjects(n=12):
@@ -465,7 +464,7 @@ def test_inference_with_fixed_and_weighted_models_runs_there():
     found = inference.eval_bootstrap_pattern(
         fixed, data, method="corr", N=50, rdm_descriptor="subject"
     )
-    ours = compare_rdms(models, subjects).mean("subject")
+    ours = fs.compare_rdms(models, subjects).mean("subject")
     np.testing.assert_allclose(found.get_means(), ours, atol=0.1)
     assert found.get_means().argmax() == 0
 

@@ -18,7 +18,6 @@ from featurestore.errors import (
     MissingDependencyError,
 )
 from featurestore.rdms.structure import make_rdm
-from featurestore.rsa.compare import compare_rdms
 from featurestore.rsa.samples import draw_images, draw_subjects
 from tests.rsa.resampled import METHODS, names, rdms, score_of, shuffled
 
@@ -107,7 +106,7 @@ def test_subjects_alone_give_the_t_interval_of_their_mean():
     a = rdms(n=10, model=[*"xy"])
     b = rdms(n=10, seed=1, subject=range(12))
     found = fs.bootstrap_comparison(a, b, over="subject", n=20_000)
-    scores = compare_rdms(a, b)
+    scores = fs.compare_rdms(a, b)
     assert found.score.dims == ("model",)
     np.testing.assert_allclose(found.score, scores.mean("subject"))
     error = scores.std("subject", ddof=1) / np.sqrt(12)
@@ -127,7 +126,7 @@ def test_subjects_are_drawn_apart_from_images_and_averaged_within_each_sample():
     shares = draw_subjects(5, 30, 0) / 5
     expected = np.einsum("msk,ks->mk", images.transpose("model", "subject", "draw"), shares)
     np.testing.assert_allclose(found.draws, expected)
-    of_subjects = compare_rdms(a, b).transpose("model", "subject").values @ shares.T
+    of_subjects = fs.compare_rdms(a, b).transpose("model", "subject").values @ shares.T
     np.testing.assert_allclose(found.draws_subject, of_subjects)
 
 

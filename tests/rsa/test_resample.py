@@ -16,7 +16,6 @@ from scipy.spatial.distance import squareform
 import featurestore as fs
 from featurestore.errors import InvalidInputError, LabelMismatchError, MemoryBudgetError
 from featurestore.rdms.structure import make_rdm
-from featurestore.rsa.compare import compare_rdms
 from featurestore.rsa.permuted import draw_permutations
 from tests.rsa.resampled import METHODS, names, rdms, score_of, shuffled
 
@@ -37,7 +36,7 @@ def test_the_null_scores_are_those_of_a_plain_loop(method, n_left, n_right, leve
         for i, j in np.ndindex(n_left, n_right):
             expected = score_of(squareform(a.values[i]), permuted(b.values[j], order), method)
             np.testing.assert_allclose(test.null[i, j, k], expected, atol=1e-12)
-    np.testing.assert_array_equal(test.score, compare_rdms(a, b, method=method))
+    np.testing.assert_array_equal(test.score, fs.compare_rdms(a, b, method=method))
 
 
 @given(
