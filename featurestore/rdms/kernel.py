@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import numpy as np
 from featurestore.errors import MemoryBudgetError
 from featurestore.options import available_cpus, format_nbytes
 from featurestore.rdms.engine import open_engine
-from featurestore.rdms.passes import MANY, Piece, run_pass
+from featurestore.rdms.passes import EXACT_VALUES, MANY, SHIFT_VALUES, Piece, run_pass
 from featurestore.rdms.refine import refine
 from featurestore.rdms.tile import Tile
 
@@ -27,6 +28,7 @@ MIN_BUDGET = 128 * 2**20
 RESERVE = 64 * 2**20  # BLAS, decoding and strips
 BLOCK_NBYTES = 64 * 2**20  # larger blocks of features gain nothing
 MIN_BLOCK_VALUES = 512
+AHEAD_PAYS = 0.8
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class Pass:
     tiles: tuple[tuple[int, int], ...]
     """Pairs of blocks."""
     max_values: int
-    """Values of a row that are held at once."""
+    """Values of a row that are read at once."""
+    ahead: bool
+    """Whether there is room to read the next block while one is being multiplied."""
     nbytes: int
     """What is decoded for it [bytes]."""
 
@@ -95,11 +99,12 @@ def plan_passes(
         )
     best: PassPlan | None = None
     involved = sorted({block for pair in wanted for block in pair})
-    for n_groups in range(1, len(involved) + 1):
+    for n_groups, ahead in itertools.product(range(1, len(involved) + 1), (True, False)):
         edge = -(-len(involved) // n_groups)
         group = {block: n // edge for n, block in enumerate(involved)}
-        plan = _grouped(source, sizes, wanted, budget, group)
-        if plan is not None and (best is None or plan.nbytes < best.nbytes):
+        plan = _grouped(source, sizes, wanted, budget, group, ahead=ahead)
+        # Reading ahead is worth a little more decoding.
+        if plan is not None and (best is None or plan.nbytes < AHEAD_PAYS * best.nbytes):
             best = plan
     if best is None:
         raise AssertionError("a single tile fits in the least budget")
@@ -112,6 +117,8 @@ def _grouped(
     wanted: Sequence[tuple[int, int]],
     budget: int,
     group: dict[int, int],
+    *,
+    ahead: bool,
 ) -> PassPlan | None:
     by_group: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for a, b in wanted:
@@ -122,7 +129,8 @@ def _grouped(
         n_rows = sum(sizes[block] for block in blocks)
         squares = sum(8 * sizes[a] * sizes[b] for a, b in tiles)
         held = squares + _scratch_nbytes(sizes, blocks)
-        per_value = n_rows * (2 * source.itemsize + 4)  # this block, the next, and it shifted
+        held += 4 * n_rows * min(SHIFT_VALUES, source.n_features)
+        per_value = n_rows * source.itemsize * (2 if ahead else 1)
         room = (budget - RESERVE - held) // per_value
         fit = max(MIN_BLOCK_VALUES, BLOCK_NBYTES // (4 * n_rows), _chunk_values(source))
         max_values = min(room, fit, source.n_features)
@@ -130,7 +138,7 @@ def _grouped(
             return None
         again = max(1.0, _chunk_values(source) / max_values)
         nbytes = int(n_rows * source.n_features * source.itemsize * again)
-        passes.append(Pass(blocks, tuple(tiles), int(max_values), nbytes))
+        passes.append(Pass(blocks, tuple(tiles), int(max_values), ahead, nbytes))
         tiles_nbytes += squares
         most = max(most, held + int(max_values) * per_value + RESERVE)
     return PassPlan(tuple(passes), most, tiles_nbytes)
@@ -143,7 +151,9 @@ def _chunk_values(source: Source) -> int:
 def _scratch_nbytes(sizes: Sequence[int], blocks: Sequence[int]) -> int:
     """Return what the threads hold: products, and rows in float64."""
     largest = max(sizes[block] for block in blocks)
-    return min(available_cpus(), len(blocks) ** 2) * (largest * largest * 8 + largest * 1024 * 16)
+    return min(available_cpus(), len(blocks) ** 2) * (
+        8 * largest * largest + 16 * largest * EXACT_VALUES
+    )
 
 
 def compute_tiles(
@@ -182,9 +192,15 @@ def compute_tiles(
         rows = np.concatenate([blocks[block] for block in step.blocks])
         pieces = [Piece(offsets[a], offsets[b]) for a, b in step.tiles]
         sides = run_pass(
-            source, rows, pieces, max_values=step.max_values, device=device, on_block=on_block
+            source,
+            rows,
+            pieces,
+            max_values=step.max_values,
+            ahead=step.ahead,
+            device=device,
+            on_block=on_block,
         )
-        _redo(source, rows, pieces, step.max_values, on_block)
+        _redo(source, rows, pieces, step, on_block)
         tiles = _refined(source, rows, sides, pieces, step.max_values, on_block)
         for pair, piece, tile in zip(step.tiles, pieces, tiles, strict=True):
             yield pair, tile, sides[piece.a], sides[piece.b]
@@ -194,7 +210,7 @@ def _redo(
     source: Source,
     rows: NDArray[np.intp],
     pieces: Sequence[Piece],
-    max_values: int,
+    step: Pass,
     on_block: Callable[[int], object],
 ) -> None:
     """Compute pieces with many close pairs again, in float64."""
@@ -207,7 +223,14 @@ def _redo(
     again = [Piece(_moved(p.a, place), _moved(p.b, place), exact=True) for p in many]
     for piece in many:
         piece.squares = np.empty((0, 0))  # its memory is needed now
-    run_pass(source, rows[used], again, max_values=max_values, on_block=on_block)
+    run_pass(
+        source,
+        rows[used],
+        again,
+        max_values=step.max_values,
+        ahead=step.ahead,
+        on_block=on_block,
+    )
     for piece, exact in zip(many, again, strict=True):
         piece.squares, piece.close, piece.exact = exact.squares, exact.close, True
 

@@ -46,6 +46,10 @@ FAR = 8.0
 """Shifts that exceed what is left by this factor are taken off in float64."""
 N_SAMPLE = 64  # rows from which the mean of a feature is taken
 STRIP_VALUES = 2**16  # what stays in the cache of a processor while rows are shifted
+SHIFT_VALUES = 2048
+"""Features that are shifted and multiplied at once."""
+EXACT_VALUES = 256
+"""Features that are multiplied at once in float64."""
 FINISH_VALUES = 2**17  # smaller strips of pairs cost more in calls than they gain in the cache
 
 
@@ -85,6 +89,7 @@ def run_pass(
     pieces: Sequence[Piece],
     *,
     max_values: int,
+    ahead: bool = True,
     device: str = "cpu",
     on_block: Callable[[int], object] = lambda _n: None,
 ) -> Sides:
@@ -99,7 +104,9 @@ def run_pass(
     pieces : sequence of Piece
         What is wanted; `squares` and `close` are filled in.
     max_values : int
-        Values of a row that are held at once.
+        Values of a row that are read at once.
+    ahead : bool
+        Whether the next block is read while one is being multiplied.
     device : str
         As `open_engine` takes it.
     on_block : callable
@@ -116,9 +123,11 @@ def run_pass(
         piece.exact |= source.n_features < EXACT_WIDTH or n_products < EXACT_PRODUCTS
     with open_engine(device) as (engine, processors):
         work = _Pass(sides, pieces, engine, processors)
-        for values in _read_ahead(source, rows, max_values):
-            work.take(values)
+        for values in _read(source, rows, max_values, ahead=ahead):
+            for start in range(0, values.shape[1], SHIFT_VALUES):
+                work.take(values[:, start : start + SHIFT_VALUES])
             on_block(values.nbytes)
+            del values  # before the next one is read
         work.finish()
     return sides
 
@@ -139,7 +148,8 @@ class _Pass:
         self.sums: list[Any] = [
             (processors if piece.exact else engine).zeros(*piece.shape) for piece in pieces
         ]
-        self._shifted = np.empty((0, 0), np.float32)
+        width = min(SHIFT_VALUES, sides.n_features)
+        self._shifted = np.empty((len(sides), width), np.float32)
         self._is_first = True
         good = np.flatnonzero(sides.finite)
         self._sample = good[np.linspace(0, len(good) - 1, min(N_SAMPLE, len(good))).astype(np.intp)]
@@ -170,14 +180,13 @@ class _Pass:
         off = np.sqrt(np.mean(self.shift[self._sample] ** 2) + np.mean(centre**2))
         # A sum of two float32 roundings is as good as one, unless what is rounded is far larger.
         dtype = np.float64 if off > FAR * left or values.dtype == np.float64 else np.float32
-        if self._shifted.shape != values.shape:
-            self._shifted = np.empty(values.shape, np.float32)
+        shifted = self._shifted[:, : values.shape[1]]
         shift, centre = self.shift.astype(dtype), centre.astype(dtype)
         step = max(1, STRIP_VALUES // values.shape[1])
 
         def shift_rows(start: int) -> None:
             strip = slice(start, start + step)
-            out = self._shifted[strip]
+            out = shifted[strip]
             if dtype is np.float32:
                 np.subtract(values[strip], shift[strip, None], out=out)
                 np.subtract(out, centre, out=out)
@@ -188,7 +197,7 @@ class _Pass:
             self.norms[strip] += squares_of(out)
 
         self.processors.each(shift_rows, range(0, len(values), step))
-        loaded = self.engine.load(self._shifted)
+        loaded = self.engine.load(shifted)
         self.engine.each(
             lambda n: self.engine.add(self.sums[n], loaded, self.pieces[n].a, self.pieces[n].b),
             fast,
@@ -216,7 +225,7 @@ class _Pass:
     ) -> None:
         if not exact:
             return
-        width = 1024
+        width = EXACT_VALUES
 
         def add(n: int) -> None:
             piece, total = self.pieces[n], self.sums[n]
@@ -323,9 +332,15 @@ def squares_of(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     return total
 
 
-def _read_ahead(source: Source, rows: NDArray[np.intp], max_values: int) -> Iterator[NDArray[Any]]:
-    """Read the next block while the last one is being multiplied."""
+def _read(
+    source: Source, rows: NDArray[np.intp], max_values: int, *, ahead: bool
+) -> Iterator[NDArray[Any]]:
+    """Read block after block, the next one while the last one is used if there is room."""
     blocks: Iterator[Block] = feature_blocks(source.shape, source.chunks, max_values)
+    if not ahead:
+        for block in blocks:
+            yield source.read(rows, block)
+        return
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(source.read, rows, next(blocks))
         for block in blocks:
