@@ -47,6 +47,8 @@ Readout: TypeAlias = Annotated[
     typer.Option(help="Keep all (default), 'flatten' it, or 'avgpool' over y and x."),
 ]
 Dtype: TypeAlias = Annotated[str, typer.Option(help="Stored dtype: float32 or float16.")]
+Precision: TypeAlias = Annotated[str, typer.Option(help="fp32, tf32, bf16 or fp16.")]
+Device: TypeAlias = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 DEFAULT_STORE = Path("features.fstore")

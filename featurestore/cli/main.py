@@ -19,6 +19,7 @@ import typer
 
 from featurestore.cli import (
     compact,
+    compare,
     demo,
     drop,
     du,
@@ -28,6 +29,7 @@ from featurestore.cli import (
     models,
     modules,
     plan,
+    rdm,
     tag,
     verify,
 )
@@ -63,7 +65,9 @@ def _explained(run: Callable[..., None]) -> Callable[..., None]:
     return explained
 
 
-for command in (get, plan, explain, ls, du, models, modules, verify, compact, tag, drop, demo):
+for command in (
+    get, plan, explain, rdm, compare, ls, du, models, modules, verify, compact, tag, drop, demo,
+):  # fmt: skip
     app.command(name=command.__name__.rpartition(".")[2])(_explained(command.run))
 
 
