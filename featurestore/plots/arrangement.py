@@ -60,7 +60,7 @@ def mds(
         Dissimilarities, without NaN, not negative.
     method : str
         ``"metric"``: distances as near to the dissimilarities as a plane allows (SMACOF, the best
-        of four starts). ``"nonmetric"``: only their order counts; takes several times as long.
+        of several starts). ``"nonmetric"``: only their order counts; takes several times as long.
         ``"classical"``: principal coordinates.
     seed : int
         Of the random starts: the same seed gives the same picture.

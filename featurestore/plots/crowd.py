@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 COVERED = 0.2  # share of the plane that pictures may take
 LARGEST_IN, LEAST_IN = 0.8, 0.2
 STEPS = 400
-NEAR = 0.35  # of an edge; pictures shrink while they would have to move further on average
+NEAR = 0.5  # of an edge; pictures shrink while one in ten would have to move further
 
 
 def picture_edge(points: Floats, size: tuple[float, float]) -> tuple[float, Floats]:
@@ -40,7 +40,7 @@ def picture_edge(points: Floats, size: tuple[float, float]) -> tuple[float, Floa
     least = min(edge, LEAST_IN)
     while True:
         places = push_apart(points, edge, size)
-        moved = float(np.abs(places - points).max(axis=1).mean())
+        moved = float(np.quantile(np.abs(places - points).max(axis=1), 0.9))
         if moved <= NEAR * edge or edge <= least:
             return edge, places
         edge = max(least, edge * 0.85)

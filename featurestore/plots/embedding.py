@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-N_STARTS = 3  # random ones, beside the classical solution
+N_STARTS, N_STARTS_OF_MANY, MANY = 8, 3, 100  # random ones, beside the classical solution
 MAX_STEPS = 300
 
 
@@ -186,7 +186,8 @@ def _starts(distances: Floats, seed: int) -> list[Floats]:
     spread = max(float(first.std()), 1e-3)
     # Points in one place never part; a little noise lets duplicates and lines unfold.
     starts = [first + generator.normal(scale=1e-3 * spread, size=first.shape)]
-    return starts + [generator.normal(scale=spread, size=first.shape) for _ in range(N_STARTS)]
+    n = N_STARTS if len(distances) <= MANY else N_STARTS_OF_MANY
+    return starts + [generator.normal(scale=spread, size=first.shape) for _ in range(n)]
 
 
 def _smacof(distances: Floats, start: Floats, *, as_ranks: bool) -> tuple[Floats, float]:
