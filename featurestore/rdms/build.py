@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import uuid
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurestore.canonical import digest_of
 from featurestore.errors import FeatureStoreWarning
 from featurestore.optional import import_optional
 from featurestore.options import get_options
@@ -122,10 +122,10 @@ def rdm(
     }
     _warn(view.sides(), metric, features[dim].values, dim)
     if metric == "gaussian":
-        width = find_bandwidth(view, n, bandwidth)
+        width = find_bandwidth(view, bandwidth)
         attrs["bandwidth"] = width
         view = view.with_post(Gaussian(width))
-    return make_rdm(_values(view, n, attrs, features), features.coords, dim, attrs=attrs)
+    return make_rdm(_values(view, n), features.coords, dim, attrs=attrs)
 
 
 def describe(features: xr.DataArray) -> dict[str, Any]:
@@ -151,18 +151,18 @@ def describe(features: xr.DataArray) -> dict[str, Any]:
     return kept
 
 
-def _values(view: PairView, n: int, attrs: dict[str, Any], features: xr.DataArray) -> Any:
+def _values(view: PairView, n: int) -> Any:
     nbytes, options = 4 * n * n, get_options()
     if nbytes <= min(options.lazy_threshold, (options.memory_budget - RESERVE) // 2):
         return view.read(np.arange(n), np.arange(n))
+    view.prepare()  # distances are computed here, only reading them waits
     array = LazyPairs(view, n)
     dask_array = import_optional("dask.array", "all")
-    digests = features.coords["digest"].values.tolist() if "digest" in features.coords else []
-    facts = [str(attrs.get(k)) for k in ("feature_key", "metric", "bandwidth")]
     return dask_array.from_array(
         array,
         chunks=BLOCK_ROWS,
-        name=f"rdm-{digest_of('array', [facts, digests, id(array)])}",
+        # Dask takes equal names for equal numbers, also long after an array is gone.
+        name=f"rdm-{uuid.uuid4().hex}",
         asarray=False,
         fancy=True,
         inline_array=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -96,7 +97,7 @@ def require_bandwidth(metric: str, bandwidth: Bandwidth | None) -> None:
             f"metric={metric!r} has no bandwidth; it belongs to metric='gaussian'."
         )
     given: Any = bandwidth
-    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    is_number = isinstance(given, Real) and not isinstance(given, bool)
     if not (given in ("mean", "median") or (is_number and 0 < given < np.inf)):
         raise InvalidInputError(
             f"bandwidth={bandwidth!r} is not known. Use 'mean' or 'median' of the squared "
@@ -104,18 +105,17 @@ def require_bandwidth(metric: str, bandwidth: Bandwidth | None) -> None:
         )
 
 
-def find_bandwidth(squares: PairView, n: int, bandwidth: Bandwidth | None) -> float:
+def find_bandwidth(squares: PairView, bandwidth: Bandwidth | None) -> float:
     """Return the width of a Gaussian for some images.
 
     Parameters
     ----------
     squares : PairView
         Squared euclidean distances.
-    n : int
-        Rows and columns.
     bandwidth : float, {"mean", "median"} or None
         ``"mean"`` (the default) is THINGSvision's: of all n × n squared distances, the zeros of
-        the diagonal included. ``"median"`` is that of the pairs of two images.
+        the diagonal included. ``"median"`` is that of the pairs of two images. Rows that are not
+        finite are left out.
 
     Returns
     -------
@@ -123,19 +123,16 @@ def find_bandwidth(squares: PairView, n: int, bandwidth: Bandwidth | None) -> fl
         In units of squared distance. Costs one reading of all tiles for ``"mean"``, and memory
         for all pairs for ``"median"``.
     """
-    if isinstance(bandwidth, int | float):
+    if bandwidth not in (None, "mean", "median"):
         return float(bandwidth)
-    everything = np.arange(n)
+    finite = np.flatnonzero(squares.sides().finite)
     if bandwidth == "median":
         pairs = [
-            squares.read(rows, everything)[np.arange(len(rows))[:, None] + rows[0] < everything]
-            for rows in strips(n, STRIP_NBYTES)
+            squares.read(finite[rows], finite)[rows[:, None] < np.arange(len(finite))]
+            for rows in strips(len(finite), STRIP_NBYTES)
         ]
-        return float(np.nanmedian(np.concatenate(pairs))) if n > 1 else 0.0
-    total, count = 0.0, 0
-    for rows in strips(n, STRIP_NBYTES):
-        part = squares.read(rows, everything)
-        good = np.isfinite(part)
-        total += float(np.sum(part, dtype=np.float64, where=good))
-        count += int(good.sum())
-    return total / max(1, count)
+        return float(np.median(np.concatenate(pairs))) if len(finite) > 1 else 0.0
+    total = 0.0
+    for rows in strips(len(finite), STRIP_NBYTES):
+        total += float(np.sum(squares.read(finite[rows], finite), dtype=np.float64))
+    return total / max(1, len(finite) ** 2)

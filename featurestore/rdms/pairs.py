@@ -16,6 +16,7 @@ from featurestore.options import format_nbytes, get_options
 from featurestore.planning.budget import DISK_RESERVE_NBYTES
 from featurestore.rdms.fill import MemoryFolder, fill, find_cover
 from featurestore.rdms.kernel import RESERVE
+from featurestore.rdms.sides import Sides
 from featurestore.rdms.source import ArraySource, StoredSource
 from featurestore.rdms.view import PairView
 from featurestore.storage.grams import GramFolder, gram_key
@@ -61,6 +62,17 @@ class StoredPairs:
             if cover is not None:
                 return cover
         return self._fill(folder if column.writable else MemoryFolder())
+
+    def sides(self) -> Sides:
+        """Return the side vectors of the rows, as they were written with them.
+
+        Returns
+        -------
+        Sides
+            In the order of the request; no tile is read for them.
+        """
+        source = StoredSource(self.rows)
+        return Sides.of(source.statistics(np.arange(len(self.rows.digests))), source.n_features)
 
     def _fill(self, folder: Folder) -> Cover:
         rows = self.rows
@@ -109,6 +121,9 @@ class ArrayPairs:
         return _fill(
             MemoryFolder(), digests, source_of, lambda _d: True, self.device, self.progress
         )
+
+    def sides(self) -> None:
+        """Return nothing: the tiles, which are in memory, have them."""
 
 
 def _fill(
@@ -232,7 +247,7 @@ def require_rows(features: Any, dim: str) -> None:
     InvalidInputError
         If it is no DataArray, has no such dim or no names on it, or names repeat.
     """
-    if not hasattr(features, "dims") or not hasattr(features, "coords"):
+    if not all(hasattr(features, name) for name in ("dims", "coords", "ndim")):
         raise InvalidInputError(
             f"A {type(features).__name__} has no names. Give a DataArray with names on "
             f"{dim!r}: xr.DataArray(values, dims=({dim!r}, 'feature'), coords={{{dim!r}: names}})."

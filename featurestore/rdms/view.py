@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from xarray.backends import BackendArray
@@ -30,14 +30,25 @@ Post: TypeAlias = "Callable[[NDArray[Any]], NDArray[Any]]"
 ROUNDS = 3  # of a disk that damages what was just written, no more is asked
 
 
+class Finder(Protocol):
+    """Knows where tiles are, or how to make them."""
+
+    def __call__(self, gone: tuple[int, int] | None, /) -> Cover:
+        """Find them; told which tile turned out to be gone or damaged, if one did."""
+        ...
+
+    def sides(self) -> Sides | None:
+        """Return the side vectors of the rows if they are had without tiles."""
+        ...
+
+
 class PairView:
     """The matrix of pairs of a request.
 
     Parameters
     ----------
-    find : callable
-        Finds the tiles, computing those that lack. It is told which tile turned out to be gone or
-        damaged, if one did.
+    find : Finder
+        Finds the tiles, computing those that lack.
     n_features : int
         Values per row.
     metric : str
@@ -50,7 +61,7 @@ class PairView:
 
     def __init__(
         self,
-        find: Callable[[tuple[int, int] | None], Cover],
+        find: Finder,
         n_features: int,
         metric: str,
         post: Post | None = None,
@@ -79,7 +90,14 @@ class PairView:
         PairView
             On the same tiles.
         """
-        return PairView(self._find, self._n_features, self._metric, post, self._dtype)
+        view = PairView(self._find, self._n_features, self._metric, post, self._dtype)
+        view._cover = self._cover
+        return view
+
+    def prepare(self) -> None:
+        """Find the tiles now, computing those that lack."""
+        if self._cover is None:
+            self._cover = self._find(None)
 
     def read(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[Any]:
         """Read part of the matrix.
@@ -104,7 +122,8 @@ class PairView:
         Sides
             In the order of the request.
         """
-        return self._while_tiles_stay(self._all_sides)
+        own = self._find.sides()
+        return self._while_tiles_stay(self._all_sides) if own is None else own
 
     def _while_tiles_stay(self, look: Callable[[Cover], T]) -> T:
         gone: tuple[int, int] | None = None
@@ -114,7 +133,7 @@ class PairView:
             try:
                 return look(self._cover)
             except TileGoneError as err:
-                self._cover, gone = None, err.args
+                self._cover, self._sides, gone = None, {}, err.args
                 if not left:
                     raise CorruptDataError(
                         "Distances in the store are damaged as soon as they are written. No value "
