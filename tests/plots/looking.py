@@ -33,7 +33,7 @@ def things(n=1854, n_categories=27, seed=0):
     """As many images as THINGS, with long names, in categories of very different sizes."""
     rng = np.random.default_rng(seed)
     kinds = np.array([f"category of things {k:02d}" for k in range(n_categories)], object)
-    share = 1 / np.arange(1, n_categories + 1)
+    share = 1 / np.arange(1, n_categories + 1) ** 2
     which = np.concatenate(
         [np.arange(n_categories), rng.choice(n_categories, n - n_categories, p=share / share.sum())]
     )

@@ -170,9 +170,11 @@ def test_thinning_keeps_the_shares_of_categories():
     shown = arrange(rdm, "image", "category", None, 200)
     counts = rdm.category.to_series().value_counts()
     assert len(set(shown.positions.tolist())) == len(shown.positions) == 200
+    assert counts.min() * 200 / 1854 < 0.5  # one would be lost without care
+    assert [group.name for group in shown.groups] == sorted(counts.index)
     for group in shown.groups:
         share = counts[group.name] * 200 / 1854
-        assert max(1, np.floor(share)) - 1 <= group.stop - group.start <= np.ceil(share) + 1
+        assert max(1, np.floor(share) - 2) <= group.stop - group.start <= np.ceil(share) + 1
         chosen = rdm.category.values[shown.positions[group.start : group.stop]]
         assert set(chosen) == {group.name}
 
@@ -382,6 +384,22 @@ def test_many_thumbnails_are_staggered_and_do_not_cover_each_other_or_the_cells(
     require_legible(ax.figure)
 
 
+def test_staggered_thumbnails_go_outwards_row_by_row():
+    n = 60
+    rdm = random_rdm(n)
+    pictures = {name: picture(k % 12) for k, name in enumerate(rdm.image.values)}
+    ax = fs.plots.rdm(rdm, thumbnails=pictures)
+    left, below = (np.asarray(strip.get_array()) for strip in strips(ax))
+    rows = round(min(below.shape[:2]) / 96)
+    assert rows > 1
+    reach = rows / 2 - 0.5  # the outermost pictures are wider than their cells
+    for k in range(n):
+        along, out = (k + reach + 0.5) / (n + 2 * reach), (k % rows + 0.5) / rows
+        expected = [20 * (k % 12), 255 - 20 * (k % 12), 100, 255]
+        assert below[int(out * below.shape[0]), int(along * below.shape[1])].tolist() == expected
+        assert left[int(along * left.shape[0]), int((1 - out) * left.shape[1])].tolist() == expected
+
+
 def test_missing_pictures_are_grey_and_named_once(folder):
     names = [f"im{k:04d}.png" for k in range(5)]
     (folder / names[1]).write_bytes(b"no picture")
@@ -497,6 +515,7 @@ def test_the_same_picture_gives_the_same_bytes(tmp_path):
         paths = [tmp_path / f"{k}.{suffix}" for k in range(2)]
         for path in paths:
             fs.plots.rdm(random_rdm(5), path=path)
+        assert b"CreationDate" not in paths[0].read_bytes()
         assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
