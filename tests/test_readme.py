@@ -62,10 +62,10 @@ def test_the_readme_runs_and_prints_what_it_says(tmp_path, capsys, monkeypatch):
         if kind == "python":
             shown = next(printed)
         else:
-            _require_in_order(body, shown)
+            require_in_order(body, shown)
 
 
-def _require_in_order(expected: str, printed: str) -> None:
+def require_in_order(expected: str, printed: str) -> None:
     """Every part between ellipses stands in what was printed, in that order."""
     at = 0
     for part in expected.split("..."):
