@@ -104,7 +104,7 @@ def mds(
     wants_pictures = thumbnails is not None and thumbnails is not False
     pictures = read_thumbnails(rdm, dim, shown.positions, thumbnails) if wants_pictures else None
     points, stress = embed((values + values.T) / 2, method, seed)
-    unit = unit_label(rdm.attrs.get("metric"), "raw")
+    unit = unit_label(rdm.attrs, "raw")
     notes = (f"{method} MDS of {unit}, stress {stress:.2f}", shown.note)
     side = _side(len(names)) if pictures is not None else LEAST_SIDE_IN
     edge = largest_edge(len(names), (side, side)) if pictures is not None else 0.0

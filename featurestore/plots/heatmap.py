@@ -125,7 +125,7 @@ def rdm(
         cmap=cmap,
         vmin=vmin,
         vmax=vmax,
-        label=unit_label(rdm.attrs.get("metric"), scaling),
+        label=unit_label(rdm.attrs, scaling),
         high=1.0 if scaling == "rank" else None,
     )
     wants_pictures = thumbnails is not None and thumbnails is not False
@@ -157,6 +157,8 @@ def title_of(rdm: xr.DataArray) -> str:
     """
     scalars = {str(key): value.item() for key, value in rdm.coords.items() if value.ndim == 0}
     known = {key: rdm.attrs.get(key) for key in TITLED} | scalars
+    if known.get("model") and str(weights := rdm.attrs.get("weights", "")).startswith("random"):
+        known["model"] = f"{known['model']}, {weights}"  # it must not pass for a trained one
     parts = [str(known.pop(key)) for key in TITLED if known.get(key) is not None]
     parts += [f"{key} {value}" for key, value in known.items() if key in scalars]
     return ", ".join(parts)

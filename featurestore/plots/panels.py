@@ -105,7 +105,7 @@ def gallery(
     scale = require_scaling(scaling)
     panels, shape = _panels(rdms)
     dim = _require_same_images(panels)
-    label = unit_label(_metric(panels, scaling), scaling)
+    label = unit_label(_common_attrs(panels, scaling), scaling)
     first = panels[0].rdm
     shown = arrange(first, dim, order, categories, max_images)
     names = [str(name) for name in first[dim].values]
@@ -253,14 +253,17 @@ def _require_same_images(panels: Sequence[_Panel]) -> str:
     return dims.pop()
 
 
-def _metric(panels: Sequence[_Panel], scaling: str) -> object:
+def _common_attrs(panels: Sequence[_Panel], scaling: str) -> dict[Hashable, Any]:
+    """Return the attributes of all RDMs if they have one metric."""
     metrics = {str(panel.rdm.attrs.get("metric", "")) for panel in panels}
-    if len(metrics) > 1 and scaling == "raw":
+    if len(metrics) == 1:
+        return dict(panels[0].rdm.attrs)
+    if scaling == "raw":
         raise InvalidInputError(
             f"RDMs of several metrics ({', '.join(sorted(metrics))}) have no common scale. Use "
             "scaling='rank', or show them separately."
         )
-    return metrics.pop() if len(metrics) == 1 else "dissimilarity"
+    return {}
 
 
 def _read(panel: _Panel, dim: str, positions: NDArray[np.intp], names: Sequence[str]) -> Any:

@@ -11,22 +11,16 @@ from scipy.stats import rankdata
 from featurestore.errors import InvalidInputError, did_you_mean
 from featurestore.optional import import_optional
 from featurestore.plots.lettering import font_size, ink, wrapped
+from featurestore.rdms.metrics import UNITS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
 MISSING = "0.6"
 """The grey of cells without a value: in no colour map used here, and seen on white and black."""
 
-UNITS = {
-    "correlation": "1 − Pearson r",
-    "cosine": "1 − cosine",
-    "euclidean": "Euclidean distance",
-    "sqeuclidean": "squared Euclidean distance",
-    "gaussian": "1 − Gaussian kernel",
-}
 BAR_GAP_IN, BAR_WIDTH_IN, BAR_SHARE, LEAST_BAR_IN = 0.14, 0.15, 0.75, 0.5
 
 
@@ -112,13 +106,13 @@ def require_scaling(scaling: str) -> Callable[[NDArray[Any]], NDArray[Any]]:
     return SCALINGS[scaling]
 
 
-def unit_label(metric: object, scaling: str) -> str:
+def unit_label(attrs: Mapping[Any, Any], scaling: str) -> str:
     """Say what the shades mean.
 
     Parameters
     ----------
-    metric : object
-        What the RDM's attribute ``metric`` says, if anything.
+    attrs : mapping
+        Attributes of the RDM: ``units``, or else ``metric``, if it has them.
     scaling : str
         ``"rank"`` or ``"raw"``.
 
@@ -129,10 +123,11 @@ def unit_label(metric: object, scaling: str) -> str:
 
     Examples
     --------
-    >>> unit_label("correlation", "rank")
+    >>> unit_label({"metric": "correlation"}, "rank")
     'rank of 1 − Pearson r (0 to 1)'
     """
-    unit = UNITS.get(str(metric), str(metric)) if metric else "dissimilarity"
+    metric = str(attrs.get("metric") or "dissimilarity")
+    unit = str(attrs.get("units") or UNITS.get(metric, metric))
     return f"rank of {unit} (0 to 1)" if scaling == "rank" else unit
 
 

@@ -89,7 +89,7 @@ def test_raw_shows_the_dissimilarities_from_0_to_the_largest():
     [
         ("correlation", "raw", "1 − Pearson r"),
         ("correlation", "rank", "rank of 1 − Pearson r (0 to 1)"),
-        ("euclidean", "raw", "Euclidean distance"),
+        ("euclidean", "raw", "euclidean distance"),
         ("reaction time [s]", "raw", "reaction time [s]"),
     ],
 )
@@ -285,6 +285,8 @@ def test_options_that_are_not_known_are_refused():
 def test_the_title_says_model_and_module_unless_told():
     rdm = random_rdm(3, model="alexnet", module="features.10")
     assert fs.plots.rdm(rdm).get_title() == "alexnet, features.10"
+    random = rdm.assign_attrs(weights="random(seed=0)")
+    assert fs.plots.rdm(random).get_title() == "alexnet, random(seed=0), features.10"
     assert fs.plots.rdm(rdm, title="own").get_title() == "own"
     assert fs.plots.rdm(rdm, title="").get_title() == ""
     one = xr.concat([rdm, rdm], dim="subject").assign_coords(subject=["S1", "S2"]).isel(subject=1)
