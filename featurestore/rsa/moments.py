@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     Matrix = NDArray[np.float64]
 
+FEW = 8  # products of two vectors each; more are left to BLAS
 MIN_PAIRS = 2  # fewer have no correlation
 ROUNDING = 1e-26  # of a sum of squares, twice the digits of float64
 
@@ -106,10 +107,10 @@ class Products:
         left[~has_a] = 0.0
         right[~has_b] = 0.0
         one_a, one_b = has_a.astype(np.float64), has_b.astype(np.float64)
-        self.n += one_a @ one_b.T
-        self._aa += left**2 @ one_b.T
-        self._bb += one_a @ (right**2).T
-        self._ab += left @ right.T
+        self.n += inner_products(one_a, one_b)
+        self._aa += inner_products(left**2, one_b)
+        self._bb += inner_products(one_a, right**2)
+        self._ab += inner_products(left, right)
 
     def cosines(self) -> Matrix:
         """Return cosines.
@@ -121,6 +122,27 @@ class Products:
         """
         few = self.n < MIN_PAIRS
         return _normalised(np.where(few, np.nan, self._ab), self._aa, self._bb)
+
+
+def inner_products(a: Matrix, b: Matrix) -> Matrix:
+    """Multiply each of some vectors with each of others.
+
+    Parameters
+    ----------
+    a : ndarray of shape (k, s), float64
+        Vectors.
+    b : ndarray of shape (l, s), float64
+        Others.
+
+    Returns
+    -------
+    ndarray of shape (k, l), float64
+        Their inner products. Of few vectors, summed pairwise and by one thread: threads of BLAS
+        would wait for each other longer than they work.
+    """
+    if len(a) * len(b) > FEW:
+        return np.asarray(a @ b.T, dtype=np.float64)
+    return np.array([[np.multiply(x, y).sum() for y in b] for x in a])
 
 
 def _normalised(ab: Matrix, aa: Matrix, bb: Matrix) -> Matrix:
@@ -154,12 +176,9 @@ def _whole(left: Matrix, right: Matrix) -> tuple[Any, ...]:
     mean_a, mean_b = left.mean(axis=1), right.mean(axis=1)
     centred_a = left - mean_a[:, None]
     centred_b = centred_a if left is right else right - mean_b[:, None]
-    aa = np.einsum("ij,ij->i", centred_a, centred_a)
-    bb = np.einsum("ij,ij->i", centred_b, centred_b)
-    return (
-        float(count), mean_a[:, None], mean_b[None], aa[:, None], bb[None],
-        centred_a @ centred_b.T,
-    )  # fmt: skip
+    aa, bb = (centred_a**2).sum(axis=1), (centred_b**2).sum(axis=1)
+    ab = inner_products(centred_a, centred_b)
+    return float(count), mean_a[:, None], mean_b[None], aa[:, None], bb[None], ab
 
 
 def _pair_by_pair(

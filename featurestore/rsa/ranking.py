@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TOP_BITS = 16
-MAX_NODE_BITS = 18  # slots of one bucket, so that work goes in small parts
+MAX_NODE_BITS = 16  # slots of one bucket, so that work goes in small parts
 MAX_SPREAD = 6  # where not all bits fit: slots per value, as a power of two, at most
 WANTED_ERROR = 1e-5  # further passes are made until the bound is below
-PART = 2**18  # slots that are worked on at once
+PART = 2**16  # slots that are worked on at once
 CROWD = 1024  # values in a slot; more are as bad
+STRIP = 2**18  # values that are counted at once
 SLOT_NBYTES = 8
 SLOTS_PER_VALUE = 4  # more would take more memory than sorting
-MIN_SLOTS = 2 ** (TOP_BITS + 1)
+MIN_SLOTS = 2**20  # fewer would be too coarse for values that lie in clusters
 
 
 def sortable(values: NDArray[Any]) -> NDArray[Any]:
@@ -286,7 +287,7 @@ def exact_ranks(values: NDArray[Any]) -> NDArray[np.float64] | None:
     if not np.array_equal(narrow, values):
         return None
     table = RankTable(np.float32, SLOTS_PER_VALUE * len(values))
-    parts = [slice(low, low + PART) for low in range(0, len(values), PART)]
+    parts = [slice(low, low + STRIP) for low in range(0, len(values), STRIP)]
     while True:
         for part in parts:
             table.count(narrow[part])

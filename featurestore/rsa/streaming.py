@@ -9,7 +9,7 @@ import numpy as np
 
 from featurestore.errors import MemoryBudgetError
 from featurestore.options import format_nbytes
-from featurestore.rsa.moments import Moments, Products
+from featurestore.rsa.moments import Moments, Products, inner_products
 from featurestore.rsa.pairs import require_finite, tile_grid
 from featurestore.rsa.ranking import MIN_SLOTS, SLOT_NBYTES, RankTable
 
@@ -106,8 +106,8 @@ class _Plan:
         share = (allowed - ranks) // (2 * n_held)
         return cls(
             n_rdms=n_rdms,
-            tile_pairs=share // TILE_NBYTES_PER_PAIR,
-            strip_pairs=min(share // STRIP_NBYTES_PER_PAIR, MAX_STRIP_PAIRS),
+            tile_pairs=max(share // TILE_NBYTES_PER_PAIR, MIN_TILE_PAIRS),
+            strip_pairs=min(max(share // STRIP_NBYTES_PER_PAIR, MIN_TILE_PAIRS), MAX_STRIP_PAIRS),
             n_slots=ranks // (n_held * SLOT_NBYTES),
         )
 
@@ -242,7 +242,7 @@ class _Ranking:
         for left, right in self._strips():
             ranks = _centred_ranks(self.first, left)
             others = ranks if self._a is self._b else _centred_ranks(self.second, right)
-            out += ranks @ others.T
+            out += inner_products(ranks, others)
         return out
 
     def _strips(self) -> Iterator[tuple[Any, Any]]:

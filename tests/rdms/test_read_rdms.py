@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 import xarray as xr
 from hypothesis import given
@@ -18,6 +17,8 @@ import featurestore as fs
 from featurestore.errors import InvalidInputError, LabelMismatchError, MemoryBudgetError
 from featurestore.rdms.square import n_compared
 from featurestore.rdms.structure import pair_dim
+
+pd = pytest.importorskip("pandas")
 
 NAMES = ["cat.png", "dog.png", "car.png", "mug.png", "hat.png"]
 
