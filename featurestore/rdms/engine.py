@@ -6,6 +6,7 @@ Both engines take float32 blocks, multiply in IEEE float32 and sum blocks in flo
 from __future__ import annotations
 
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import lru_cache
@@ -258,8 +259,7 @@ def one_blas_thread() -> AbstractContextManager[Any]:
     context manager
         Restores what was set before.
     """
-    limits: AbstractContextManager[Any] = _libraries().limit(limits=1, user_api="blas")
-    return limits
+    return _one_blas_thread.entered()
 
 
 @contextmanager
@@ -292,7 +292,7 @@ def open_engine(device: str) -> Iterator[tuple[Engine, NumpyEngine]]:
         if chosen == "cpu":
             yield processors, processors
             return
-        stack.enter_context(_ieee_float32())
+        stack.enter_context(_ieee.entered())
         yield TorchEngine(chosen), processors
 
 
@@ -327,3 +327,44 @@ def _ieee_float32() -> Iterator[None]:
     finally:
         for owner, word in zip(owners, before, strict=True):
             owner.fp32_precision = word
+
+
+class _Shared:
+    """A setting of the process that several threads need at once: the last one restores it.
+
+    Parameters
+    ----------
+    setting : callable
+        Returns a context manager that sets and restores it.
+    """
+
+    def __init__(self, setting: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._setting = setting
+        self._lock = threading.Lock()
+        self._n_users = 0
+        self._stack = ExitStack()
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Keep the setting while the block runs.
+
+        Yields
+        ------
+        None
+            While it runs.
+        """
+        with self._lock:
+            if not self._n_users:
+                self._stack.enter_context(self._setting())
+            self._n_users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._n_users -= 1
+                if not self._n_users:
+                    self._stack.close()
+
+
+_one_blas_thread = _Shared(lambda: _libraries().limit(limits=1, user_api="blas"))
+_ieee = _Shared(_ieee_float32)

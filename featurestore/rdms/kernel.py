@@ -151,9 +151,8 @@ def _chunk_values(source: Source) -> int:
 def _scratch_nbytes(sizes: Sequence[int], blocks: Sequence[int]) -> int:
     """Return what the threads hold: products, and rows in float64."""
     largest = max(sizes[block] for block in blocks)
-    return min(available_cpus(), len(blocks) ** 2) * (
-        8 * largest * largest + 16 * largest * EXACT_VALUES
-    )
+    rows = 8 * EXACT_VALUES * sum(sizes[block] for block in blocks)
+    return rows + min(available_cpus(), len(blocks) ** 2) * 8 * largest * largest
 
 
 def compute_tiles(

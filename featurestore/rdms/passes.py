@@ -7,7 +7,8 @@ them are multiplied in float64 from the start.
 
 Measured: a float32 product of two rows of p features errs by up to 2e-5 / √p of the sum of their
 squares, in whatever blocks it is taken. So pairs whose squared distance is below 12 / √p of that
-sum (0.19 for 4,096 features) cannot be had to 2e-6 that way.
+sum (0.19 for 4,096 features) cannot be had to 2e-6 that way. Where few features hold most of the
+variance, errors do not average out: p stands for (Σ v)² / Σ v², v the variance of each.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 
 from featurestore.rdms.close import find_close, find_close_quickly, is_plain
 from featurestore.rdms.engine import open_engine
-from featurestore.rdms.sides import Sides
+from featurestore.rdms.sides import Sides, scratch
 from featurestore.rdms.source import feature_blocks
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from featurestore.rdms.engine import Engine, NumpyEngine
     from featurestore.rdms.source import Block, Source
 
-CLOSE, MIN_CLOSE = 12.0, 0.05
+CLOSE, MIN_CLOSE, MAX_CLOSE = 12.0, 0.05, 0.5
 """Over √p: the share of the sum of squares of two rows below which float32 is not trusted."""
 CLOSE_EXACT = 1e-8
 """The same share for products in float64."""
@@ -141,7 +142,7 @@ class _Pass:
         self.sides, self.pieces = sides, pieces
         self.engine, self.processors = engine, processors
         self.shift = sides.shift
-        self.close = max(MIN_CLOSE, CLOSE / np.sqrt(sides.n_features))
+        self._variance = np.zeros(3)  # features seen; sum of their variances, and of the squares
         self.bad = np.flatnonzero(~sides.finite)
         self.norms = np.zeros(len(sides))  # sums of squares of shifted rows, as float32 has them
         self.exact_norms = np.zeros(len(sides))
@@ -150,17 +151,28 @@ class _Pass:
         ]
         width = min(SHIFT_VALUES, sides.n_features)
         self._shifted = np.empty((len(sides), width), np.float32)
+        self._exact = np.empty(0)
         self._is_first = True
         good = np.flatnonzero(sides.finite)
         self._sample = good[np.linspace(0, len(good) - 1, min(N_SAMPLE, len(good))).astype(np.intp)]
 
+    @property
+    def close(self) -> float:
+        """The share of the sum of squares of two rows below which float32 is not trusted."""
+        seen, total, squares = self._variance
+        n_effective = total**2 / squares * self.sides.n_features / seen if squares > 0 else 1.0
+        return max(MIN_CLOSE, CLOSE / float(np.sqrt(n_effective)))
+
     def take(self, values: NDArray[Any]) -> None:
         """Add one block of features."""
+        if not len(self._sample):
+            return  # no row is finite: all pairs are NaN
         if len(self.bad):
             values[self.bad] = 0  # their pairs are set to NaN at the end
         sample = values[self._sample] - self.shift[self._sample, None]
-        centre = sample.mean(axis=0) if len(sample) else np.zeros(values.shape[1])
-        centre = centre.astype(np.float32).astype(np.float64)
+        centre = sample.mean(axis=0).astype(np.float32).astype(np.float64)
+        variance = np.mean((sample - centre) ** 2, axis=0)
+        self._variance += (values.shape[1], variance.sum(), variance @ variance)
         fast = [n for n, piece in enumerate(self.pieces) if not piece.exact]
         if fast:
             self._take_fast(values, centre, sample, fast)
@@ -176,7 +188,7 @@ class _Pass:
         sample: NDArray[np.float64],
         fast: Sequence[int],
     ) -> None:
-        left = np.sqrt(np.mean((sample - centre) ** 2)) if len(sample) else 1.0
+        left = np.sqrt(np.mean((sample - centre) ** 2))
         off = np.sqrt(np.mean(self.shift[self._sample] ** 2) + np.mean(centre**2))
         # A sum of two float32 roundings is as good as one, unless what is rounded is far larger.
         dtype = np.float64 if off > FAR * left or values.dtype == np.float64 else np.float32
@@ -213,7 +225,7 @@ class _Pass:
             size = self.norms[piece.a][rows, None] + self.norms[piece.b][columns]
             close = size - 2 * products < self.close * size
             itself = 1 / len(close) if piece.is_diagonal else 0
-            if close.mean() - itself > 2 * MANY:
+            if self.close > MAX_CLOSE or close.mean() - itself > 2 * MANY:
                 piece.exact = True
                 self.sums[n] = self.processors.zeros(*piece.shape)
             else:
@@ -225,39 +237,42 @@ class _Pass:
     ) -> None:
         if not exact:
             return
-        width = EXACT_VALUES
-
-        def add(n: int) -> None:
-            piece, total = self.pieces[n], self.sums[n]
-            for start in range(0, values.shape[1], width):
-                part = slice(start, start + width)
-                left = self._exact(values, piece.a, part, centre)
-                right = left if piece.is_diagonal else self._exact(values, piece.b, part, centre)
-                total += left @ right.T
-
-        self.processors.each(add, exact)
         needed = np.zeros(len(values), bool)
         for n in exact:
             needed[self.pieces[n].a] = needed[self.pieces[n].b] = True
+        for start in range(0, values.shape[1], EXACT_VALUES):
+            part = slice(start, start + EXACT_VALUES)
+            shifted = self._shift_exactly(values[:, part], centre[part], needed)
 
-        def add_norms(start: int) -> None:
-            chosen = start + np.flatnonzero(needed[start : start + 64])
-            for first in range(0, values.shape[1], width):
-                left = self._exact(values, chosen, slice(first, first + width), centre)
-                self.exact_norms[chosen] += np.einsum("ij,ij->i", left, left)
+            def add(n: int, shifted: NDArray[np.float64] = shifted) -> None:
+                piece, total = self.pieces[n], self.sums[n]
+                left = shifted[piece.a]
+                right = left if piece.is_diagonal else shifted[piece.b]
+                product = scratch(piece.shape, np.float64, "exact product")
+                np.matmul(left, right.T, out=product)
+                np.add(total, product, out=total)
 
-        self.processors.each(add_norms, range(0, len(values), 64))
+            self.processors.each(add, exact)
 
-    def _exact(
-        self,
-        values: NDArray[Any],
-        rows: slice | NDArray[np.intp],
-        part: slice,
-        centre: NDArray[np.float64],
+    def _shift_exactly(
+        self, values: NDArray[Any], centre: NDArray[np.float64], needed: NDArray[np.bool_]
     ) -> NDArray[np.float64]:
-        shifted = values[rows, part].astype(np.float64)
-        shifted -= self.shift[rows, None]
-        shifted -= centre[part]
+        """Return rows less their shifts in float64, and add up their squares."""
+        if self._exact.size < values.size:
+            self._exact = np.empty(values.size)
+        shifted = self._exact[: values.size].reshape(values.shape)
+        step = max(1, STRIP_VALUES // values.shape[1])
+
+        def shift_rows(start: int) -> None:
+            strip = slice(start, start + step)
+            if not needed[strip].any():
+                return
+            out = shifted[strip]
+            np.subtract(values[strip], self.shift[strip, None], out=out)
+            np.subtract(out, centre, out=out)
+            self.exact_norms[strip] += np.vecdot(out, out)
+
+        self.processors.each(shift_rows, range(0, len(values), step))
         return shifted
 
     def finish(self) -> None:

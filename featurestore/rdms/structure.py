@@ -104,6 +104,10 @@ def pair_dim(rdm: xr.DataArray) -> str:
             f"A {type(rdm).__name__} has no names, so nobody can tell which rows belong together. "
             "Give its names: fs.read_rdms(array, names=[…])."
         )
+    if "metric" not in rdm.attrs and {"kernel", "method"} & rdm.attrs.keys():
+        raise InvalidInputError(
+            f"An array of similarities ({rdm.name}) is no RDM: it is large where things are alike."
+        )
     dims = rdm.dims
     if len(dims) < 2 or dims[-1] != second(dims[-2]):
         raise InvalidInputError(
