@@ -12,14 +12,8 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from featurestore.errors import InvalidInputError
-from featurestore.rsa.measures import (
-    MEASURES,
-    VERY_LONG,
-    average_ranks,
-    n_dropped,
-    require_method,
-    score,
-)
+from featurestore.rsa.measures import MEASURES, n_dropped, require_method, score
+from featurestore.rsa.transforms import VERY_LONG, average_ranks
 
 SCIPY = {"pearson": stats.pearsonr, "spearman": stats.spearmanr, "kendall": stats.kendalltau}
 RSATOOLBOX = {
