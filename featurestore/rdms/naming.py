@@ -161,6 +161,22 @@ def image_coords(
     return coords
 
 
+def count_dims(dims: str | Sequence[str] | Mapping[str, Any] | None) -> int:
+    """Return how many leading axes the caller names.
+
+    Parameters
+    ----------
+    dims : str, sequence of str or mapping of str to labels, optional
+        What the caller says.
+
+    Returns
+    -------
+    int
+        0 if nothing is said.
+    """
+    return 1 if isinstance(dims, str) else len(dims or ())
+
+
 def leading_dims(
     dims: str | Sequence[str] | Mapping[str, Any] | None,
     shape: tuple[int, ...],

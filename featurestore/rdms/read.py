@@ -12,7 +12,13 @@ from featurestore.errors import InvalidInputError
 from featurestore.filehash import file_digest
 from featurestore.rdms.files import read_rdm_file
 from featurestore.rdms.found import FoundValues
-from featurestore.rdms.naming import image_coords, leading_dims, place_names, read_names
+from featurestore.rdms.naming import (
+    count_dims,
+    image_coords,
+    leading_dims,
+    place_names,
+    read_names,
+)
 from featurestore.rdms.square import as_numbers, as_square
 from featurestore.rdms.structure import make_rdm
 
@@ -83,10 +89,10 @@ def read_rdms(
 
     Notes
     -----
-    Whether numbers are square or condensed follows from their shape and the number of names; k
-    square-looking vectors are never mistaken for a matrix. Both fit for 3 × 3 numbers and 3 names
-    only: such a matrix must be a valid RDM. Negative dissimilarities are allowed: those of
-    cross-validated distances are.
+    Whether numbers are square or condensed follows from their shape and the number of names: ten
+    vectors of ten pairs are never mistaken for a matrix of ten images. Both fit for 3 × 3 numbers
+    and 3 names only; then the number of `dims` decides. Dissimilarities may be negative, as
+    cross-validated ones are.
 
     Examples
     --------
@@ -97,8 +103,9 @@ def read_rdms(
     wanted, known = (None, {}) if names is None else read_names(names)
     found, attrs = _find(source, key, None if wanted is None else len(wanted))
     where = f"{attrs['source']!r}" if attrs else "The table"
-    placed, order = place_names(wanted, found.names, where)
-    square = as_square(as_numbers(found.values), len(placed))
+    in_file = None if found.names is None else read_names(found.names)[0]
+    placed, order = place_names(wanted, in_file, where)
+    square = as_square(as_numbers(found.values), len(placed), count_dims(dims))
     if order is not None:
         square = square[..., order[:, None], order]
     labels = leading_dims(dims, square.shape[:-2], found.labels, dim)

@@ -73,16 +73,18 @@ def as_numbers(values: Any) -> NDArray[Any]:
     return array.astype(np.float32 if small else np.float64, copy=False)
 
 
-def as_square(values: NDArray[Any], n_names: int) -> NDArray[Any]:
+def as_square(values: NDArray[Any], n_names: int, n_leading: int) -> NDArray[Any]:
     """Make square RDMs of square or condensed ones, and check them.
 
     Parameters
     ----------
     values : ndarray of shape (…, n, n) or (…, n (n − 1) / 2), float32 or float64
         Dissimilarities. Which of both it is follows from the number of names; where both fit,
-        which happens for 3 images only, it is square if it is symmetric with a zero diagonal.
+        which happens for 3 images only, from the number of leading axes.
     n_names : int
         How many images there are.
+    n_leading : int
+        How many leading axes the caller speaks of.
 
     Returns
     -------
@@ -97,7 +99,7 @@ def as_square(values: NDArray[Any], n_names: int) -> NDArray[Any]:
     LabelMismatchError
         If the number of names does not fit.
     """
-    if _is_square(values, n_names):
+    if _is_square(values, n_names, n_leading):
         square = values.copy()
         for place in np.ndindex(square.shape[:-2]):
             _check(square[place], _where(place))
@@ -132,7 +134,7 @@ def looks_like_rdm(values: NDArray[Any]) -> bool:
     return True
 
 
-def _is_square(values: NDArray[Any], n_names: int) -> bool:
+def _is_square(values: NDArray[Any], n_names: int, n_leading: int) -> bool:
     """Decide what the last axes are."""
     shape = values.shape
     sides = {
@@ -140,17 +142,9 @@ def _is_square(values: NDArray[Any], n_names: int) -> bool:
         "condensed": n_compared(shape[-1]) if shape else None,
     }
     fits = [form for form, n in sides.items() if n == n_names and n > 1]
-    if len(fits) == 1:
-        return fits[0] == "square"
     if not fits:
         raise _no_fit(values, n_names, sides)
-    if not looks_like_rdm(values):
-        raise InvalidInputError(
-            f"Numbers of shape {shape_word(shape)} may be square or condensed RDMs of 3 images; "
-            "these are not symmetric with zeros on the diagonal, so nobody can tell. Give square "
-            "ones: scipy.spatial.distance.squareform(vector) makes one of a condensed one."
-        )
-    return True
+    return fits[0] == "square" if len(fits) == 1 else n_leading != len(shape) - 1
 
 
 def _no_fit(values: NDArray[Any], n_names: int, sides: dict[str, int | None]) -> InvalidInputError:

@@ -116,8 +116,8 @@ def compare_rdms(
     >>> float(compare_rdms(one, other, method="spearman"))
     1.0
     """
-    measure = require_method(method)
-    request = _Request(measure, join, dims, by)
+    request = _Request(require_method(method), join, dims, by)
+    require_join(join)
     return _all_pairs(a, request) if b is None else _two(a, b, request)
 
 
@@ -157,7 +157,11 @@ def _all_pairs(a: xr.DataArray, request: _Request) -> xr.DataArray:
             "There is one RDM and nothing to compare it with. Give another: compare_rdms(a, b); or "
             "several along a leading dim: xarray.concat([…], dim='module')."
         )
-    require_join(request.join)
+    if request.join != "exact" or request.dims is not None or request.by is not None:
+        raise InvalidInputError(
+            "join=, dims= and by= say how two RDMs are matched, and there is one array, whose RDMs "
+            "have the same images. Leave them out, or give the other: compare_rdms(a, b)."
+        )
     require_unique(a, dim)
     require_enough(a.sizes[dim], dim)
     pairs = _pairs_of(a, list(own), None, "The RDM")
@@ -194,6 +198,8 @@ def _pairs_of(
 
 def _scores(a: Pairs, b: Pairs, measure: Measure) -> Streamed:
     """Compare in memory where that fits, block by block, otherwise in strips."""
+    if not (len(a) and len(b)):
+        return Streamed(np.empty((len(a), len(b))), np.empty((len(a), len(b)), np.int64), 0.0)
     budget = get_options().memory_budget
     n_fit = (budget - SCRATCH_NBYTES_PER_PAIR * a.n_pairs) // (NBYTES_PER_PAIR * a.n_pairs)
     if n_fit < 2:

@@ -102,10 +102,15 @@ def test_ten_vectors_of_five_images_are_not_one_matrix_of_ten():
     assert fs.read_rdms(ten, names=[str(i) for i in range(10)]).shape == (10, 10)
 
 
-def test_three_by_three_must_be_an_rdm_or_is_refused():
+def test_three_by_three_is_what_the_dims_say():
     assert fs.read_rdms(square(3), names=[*"abc"]).dims == ("image", "image_2")
-    with pytest.raises(InvalidInputError, match="square or condensed RDMs of 3 images"):
-        fs.read_rdms(np.arange(9.0).reshape(3, 3), names=[*"abc"], dims="subject")
+    vectors = np.arange(9.0).reshape(3, 3)
+    with pytest.raises(InvalidInputError, match="not 0"):
+        fs.read_rdms(vectors, names=[*"abc"])
+    rdms = fs.read_rdms(vectors, names=[*"abc"], dims="subject")
+    np.testing.assert_array_equal(rdms[1], squareform(vectors[1]))
+    rdms = fs.read_rdms(square(3)[None], names=[*"abc"], dims="subject")
+    np.testing.assert_array_equal(rdms[0], square(3))
 
 
 @pytest.mark.parametrize(
@@ -423,6 +428,7 @@ def test_condensed_text_in_a_column_a_row_or_several_rows(write):
         (",a,a\na,0,1\na,1,0\n", "'a' more than once"),
         ("x,y,d\na,b,1\nb,a,2\na,c,1\nb,c,1\n", "two dissimilarities: 1 and 2"),
         ("x,y,d\na,b,1\nc,d,1\n", "lacks 4 pairs of its 4 images, such as 'a' and 'c'"),
+        (",a\na,0,1\n,1,0\n", "'' cannot be the name"),
         ("a,b,c,d\n0,1,2,3\n1,0,2,3\n", "not square"),
     ],
 )

@@ -172,6 +172,18 @@ def test_one_rdm_has_nothing_to_be_compared_with():
         fs.compare_rdms(rdm())
 
 
+@pytest.mark.parametrize("options", [{"join": "inner"}, {"by": "digest"}, {"dims": ("a", "b")}])
+def test_ways_to_match_two_are_refused_for_one(options):
+    with pytest.raises(InvalidInputError, match="how two RDMs are matched"):
+        fs.compare_rdms(rdm(0, module=["a", "b"]), **options)
+
+
+def test_no_rdms_have_no_scores():
+    none = rdm(0, module=["a", "b"]).isel(module=[])
+    assert fs.compare_rdms(none).shape == (0, 0)
+    assert fs.compare_rdms(rdm(1), none).shape == (0,)
+
+
 def test_facts_that_both_share_are_kept_and_others_dropped():
     a = rdm(0, subject=["BE"]).isel(subject=0).assign_coords(area="IT", task="naming")
     b = rdm(1).assign_coords(area="V1", task="naming")
