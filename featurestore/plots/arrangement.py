@@ -103,7 +103,11 @@ def mds(
     _require_distances(values, names, dim)
     wants_pictures = thumbnails is not None and thumbnails is not False
     pictures = read_thumbnails(rdm, dim, shown.positions, thumbnails) if wants_pictures else None
-    points, stress = embed((values + values.T) / 2, method, seed)
+    # By name, so that neither colours nor the order of the rows change the arrangement.
+    by_name = np.argsort(rdm[dim].values[shown.positions].astype(str), kind="stable")
+    points = np.empty((len(names), 2))
+    symmetric = (values + values.T)[np.ix_(by_name, by_name)] / 2
+    points[by_name], stress = embed(symmetric, method, seed)
     unit = unit_label(rdm.attrs, "raw")
     notes = (f"{method} MDS of {unit}, stress {stress:.2f}", shown.note)
     side = _side(len(names)) if pictures is not None else LEAST_SIDE_IN
