@@ -126,6 +126,9 @@ def test_several_modules_stay_labelled_and_need_a_file_that_can_say_so(shell):
         assert refused.exit_code == 2
         assert "'both.nc'" in refused.stderr
     shell("rdm", *REQUEST, "--out", "one.csv")
+    document = json.loads(shell("rdm", *several, "--json").stdout)
+    assert document["modules"] == ["features.0", "features.2"]
+    assert document["shape"] == [2, 6, 6]
     scores = json.loads(shell("compare", "both.nc", "one.csv", "--json").stdout)["scores"]
     assert [row["rdm"] for row in scores] == ["both features.0", "both features.2"]
     assert scores[0]["score"] == pytest.approx(1, abs=1e-6)

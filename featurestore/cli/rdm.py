@@ -128,7 +128,8 @@ def run(
         written.append(picture.path)
     if as_json:
         document = {"dims": list(rdm.dims), "shape": list(rdm.shape), **rdm.attrs}
-        print_json(document | {"written": [str(path) for path in written]})
+        document |= {"modules": modules, "written": [str(path) for path in written]}
+        print_json(document)
         return
     sys.stdout.write(f"{rdm!r}\n" + "".join(f"Wrote {path}\n" for path in written))
 
