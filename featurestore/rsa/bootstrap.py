@@ -118,8 +118,8 @@ def bootstrap_comparison(
     ``pearson`` and ``cosine`` read rows of the RDMs, once if ``8 n n_images`` bytes are a quarter
     of `memory_budget`, and take ``n n_images²`` operations for each RDM and each comparison: 1,000
     samples of 1,854 images about a second. Ranks need all RDMs in memory and take about 40 ns per
-    pair of images, RDM and sample (two RDMs of 1,854 images: 0.15 s a sample); Kendall's about ten times that
-    for each comparison.
+    pair of images, RDM and sample (two RDMs of 1,854 images: 0.15 s a sample); Kendall's about
+    ten times that for each comparison.
 
     Examples
     --------

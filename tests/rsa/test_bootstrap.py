@@ -253,6 +253,46 @@ def test_the_memory_budget_changes_no_number(method):
     xr.testing.assert_allclose(found, expected, atol=1e-12)
 
 
+def test_rows_are_as_few_as_the_memory_budget_says(monkeypatch):
+    import featurestore.rsa.samples as samples
+
+    read, block = [], samples._block
+
+    def counted(pairs, run):
+        read.append(found := block(pairs, run))
+        return found
+
+    monkeypatch.setattr(samples, "_block", counted)
+    a, b = rdms(n=300), rdms(n=300, seed=1)
+    fs.bootstrap_comparison(a, b, n=10)
+    assert len(read) == 2
+    read.clear()
+    with fs.set_options(memory_budget=1_000_000):
+        fs.bootstrap_comparison(a, b, n=10)
+    assert max(part.nbytes for part in read) < 1_000_000 / 8
+    assert sum(part.nbytes for part in read) < 1.2 * a.nbytes  # one triangle of both, once
+
+
+def test_samples_of_two_images_have_no_score():
+    a, b = rdms(n=6, model=[*"xy"]), rdms(n=6, seed=1)
+    for method in ("cosine", "rho-a", "tau-a"):  # which would have one
+        found = fs.bootstrap_comparison(a, b, method=method, n=200, keep_draws=True)
+        enough = (draw_images(6, 200, 0) > 0).sum(axis=1) >= 3
+        assert 0 < (~enough).sum() < 20
+        np.testing.assert_array_equal(~np.isnan(found.draws), np.stack([enough, enough]))
+        assert found.n_valid.values.tolist() == [enough.sum()] * 2
+
+
+def test_images_and_subjects_are_drawn_independently():
+    images, subjects = draw_images(8, 2_000, 0), draw_subjects(8, 2_000, 0)
+    assert (images.sum(axis=1) == 8).all()
+    assert (subjects.sum(axis=1) == 8).all()
+    correlations = np.corrcoef(images.T, subjects.T)[:8, 8:]
+    assert np.abs(correlations).max() < 0.1
+    np.testing.assert_allclose(images.mean(axis=0), 1, atol=0.1)
+    np.testing.assert_allclose(images.var(axis=0), 7 / 8, atol=0.12)
+
+
 def test_large_lazy_rdms_are_read_by_rows():
     n, largest = 600, 0
     values = [rdms(n=n, seed=seed).values.astype(np.float32) for seed in (1, 2)]
