@@ -77,7 +77,8 @@ def rdm(
     Returns
     -------
     DataArray (image, image_2), float32
-        Symmetric, with zeros on the diagonal. All coordinates of `dim` on both axes; attributes
+        Symmetric, with zeros on the diagonal; squared distances beyond the range of float32 come
+        as float64. All coordinates of `dim` on both axes; attributes
         of `features`, and ``metric``, ``n_features`` and ``units``. Lazy where it exceeds half of
         `memory_budget` or `lazy_threshold`. Rows that hold NaN or infinities are NaN, with one
         warning that names them; so are constant rows for ``"correlation"`` and zero rows for
@@ -112,7 +113,9 @@ def rdm(
     require_bandwidth(metric, bandwidth)
     require_rows(features, dim)
     base = "sqeuclidean" if metric == "gaussian" else metric
-    view = view_of(features, dim, base, device=device, progress=progress)
+    # What follows from squared distances follows from all their digits.
+    dtype = np.float64 if metric == "gaussian" else np.float32
+    view = view_of(features, dim, base, device=device, progress=progress, dtype=dtype)
     n = features.sizes[dim]
     attrs = describe(features) | {
         "metric": metric,
@@ -120,7 +123,10 @@ def rdm(
         "n_features": int(np.prod(features.shape, dtype=np.int64)) // n,
         "rdm_version": KERNEL,
     }
-    _warn(view.sides(), metric, features[dim].values, dim)
+    sides = view.sides()
+    _warn(sides, metric, features[dim].values, dim)
+    if metric == "sqeuclidean" and not _fits_float32(sides):
+        view = view_of(features, dim, base, device=device, progress=progress, dtype=np.float64)
     if metric == "gaussian":
         width = find_bandwidth(view, bandwidth)
         attrs["bandwidth"] = width
@@ -152,7 +158,7 @@ def describe(features: xr.DataArray) -> dict[str, Any]:
 
 
 def _values(view: PairView, n: int) -> Any:
-    nbytes, options = 4 * n * n, get_options()
+    nbytes, options = view.itemsize * n * n, get_options()
     if nbytes <= min(options.lazy_threshold, (options.memory_budget - RESERVE) // 2):
         return view.read(np.arange(n), np.arange(n))
     view.prepare()  # distances are computed here, only reading them waits
@@ -166,8 +172,14 @@ def _values(view: PairView, n: int) -> Any:
         asarray=False,
         fancy=True,
         inline_array=True,
-        meta=np.empty((0, 0), np.float32),
+        meta=np.empty((0, 0), array.dtype),
     )
+
+
+def _fits_float32(sides: Sides) -> bool:
+    """Say whether squared distances are within the range of float32."""
+    most = 4 * float(np.max(sides.norm[sides.finite], initial=0)) ** 2
+    return most == 0 or 1e-25 < most < float(np.finfo(np.float32).max)
 
 
 def _warn(sides: Sides, metric: str, names: NDArray[Any], dim: str) -> None:

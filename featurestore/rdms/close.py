@@ -67,7 +67,7 @@ def find_close_quickly(
     kept_a, kept_b = (1 - share) * norms_a - a.sumsq, (1 - share) * norms_b - b.sumsq
     left = sums((kept_a, 1.0, 2 * a.spread), (1.0, kept_b, b.spread), "left")
     left += products
-    close = np.argwhere(left < 0) if left.min() < 0 else np.empty((0, 2), np.intp)
+    close = np.argwhere(left <= 0) if left.min() <= 0 else np.empty((0, 2), np.intp)
     size_a, size_b = norms_a + a.shift * a.slope, norms_b + b.shift * b.slope
     products += sums((size_a, 1.0, -a.shift, -a.slope), (1.0, size_b, b.slope, b.shift), "left")
     return close
@@ -111,10 +111,10 @@ def find_close(
         unshift(squares, a, b)
         for before, after in (a.norm**2, b.norm**2), (a.power, b.power):
             np.maximum(limit, CANCELS * np.abs(before[:, None] - after), out=limit)
-        close = left < limit
+        close = left <= limit
         if a.constant.any() or b.constant.any():
             none = a.constant[:, None] | b.constant
-            close = np.where(none, cosine_excess(squares, a, b) < limit, close)
+            close = np.where(none, cosine_excess(squares, a, b) <= limit, close)
             known = a.exactly_constant[:, None] & b.exactly_constant
             squares[known] = (a.n_features * (a.mean[:, None] - b.mean) ** 2)[known]
             close &= ~known

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -137,6 +137,8 @@ class Cover:
     """Of each row, as a position in `blocks`: shape (n,)."""
     row_of: NDArray[np.intp]
     """Of each row, within its block: shape (n,)."""
+    itemsize: int = 4
+    """Of the values that rows were made of [bytes]."""
 
     def read(self, a: int, b: int) -> Tile:
         """Read the tile of two of its blocks.
@@ -185,7 +187,7 @@ class Cover:
         found = self.folder.read(self.blocks[block], self.blocks[block])
         if found is None:
             raise TileGoneError(self.blocks[block], self.blocks[block])
-        return Sides.of(found.statistics, n_features)
+        return Sides.of(found.statistics, n_features, self.itemsize)
 
 
 class TileGoneError(Exception):
@@ -265,10 +267,11 @@ def fill(
         chosen.append(folder.add_block(new[start : start + BLOCK_ROWS]))
     chosen = sorted(chosen)
     blocks = folder.blocks()
-    wanted = _missing(folder, chosen)
+    wanted, itemsize = _missing(folder, chosen), 4
     if wanted:
         used = sorted({number for pair in wanted for number in pair})
         source = source_of(np.concatenate([blocks[number] for number in used]))
+        itemsize = source.itemsize
         offsets = np.cumsum([0, *(len(blocks[number]) for number in used)])
         rows = [np.arange(a, b) for a, b in itertools.pairwise(offsets)]
         place = {number: n for n, number in enumerate(used)}
@@ -283,7 +286,7 @@ def fill(
                 for (a, b), tile, left, _ in tiles
             ),
         )
-    return _cover(folder, blocks, chosen, digests)
+    return replace(_cover(folder, blocks, chosen, digests), itemsize=itemsize)
 
 
 def _kept(tile: Tile, sides: Sides, *, is_diagonal: bool) -> GramTile:

@@ -35,12 +35,12 @@ class Gaussian:
 
     bandwidth: float
 
-    def __call__(self, squares: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(self, squares: NDArray[np.float64]) -> NDArray[np.float32]:
         """Apply it.
 
         Parameters
         ----------
-        squares : ndarray, float32
+        squares : ndarray, float64
             Squared euclidean distances.
 
         Returns
@@ -49,7 +49,7 @@ class Gaussian:
             From 0 to 1.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = squares.astype(np.float64) / -self.bandwidth
+            ratio = squares / -self.bandwidth
         # Images that are all equal have no width, and no distance either.
         ratio[squares == 0] = 0
         return np.abs(np.expm1(ratio)).astype(np.float32)

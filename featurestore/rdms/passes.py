@@ -21,7 +21,7 @@ import numpy as np
 
 from featurestore.rdms.close import find_close, find_close_quickly, is_plain
 from featurestore.rdms.engine import open_engine
-from featurestore.rdms.sides import Sides, scratch
+from featurestore.rdms.sides import Sides, as_float32, scratch
 from featurestore.rdms.source import feature_blocks
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ EXACT_WIDTH = 1024
 """Rows of fewer features are multiplied in float64: the products are not what takes time."""
 EXACT_PRODUCTS = 4e9
 """So are matrices of fewer multiplications."""
+IN_RANGE = (1e-10, 1e10)
+"""Root mean squares of rows whose products float32 can sum without under- or overflow."""
 FAR = 8.0
 """Shifts that exceed what is left by this factor are taken off in float64."""
 N_SAMPLE = 64  # rows from which the mean of a feature is taken
@@ -118,10 +120,12 @@ def run_pass(
     Sides
         Of the rows.
     """
-    sides = Sides.of(source.statistics(rows), source.n_features)
+    sides = Sides.of(source.statistics(rows), source.n_features, source.itemsize)
     n_products = source.n_features * sum(piece.n_pairs for piece in pieces)
+    scale = float(np.max(sides.spread[sides.finite], initial=0)) / np.sqrt(source.n_features)
+    small = source.n_features < EXACT_WIDTH or n_products < EXACT_PRODUCTS
     for piece in pieces:
-        piece.exact |= source.n_features < EXACT_WIDTH or n_products < EXACT_PRODUCTS
+        piece.exact |= small or not IN_RANGE[0] < scale < IN_RANGE[1]
     with open_engine(device) as (engine, processors):
         work = _Pass(sides, pieces, engine, processors)
         for values in _read(source, rows, max_values, ahead=ahead):
@@ -142,6 +146,7 @@ class _Pass:
         self.sides, self.pieces = sides, pieces
         self.engine, self.processors = engine, processors
         self.shift = sides.shift
+        self._unit = float(np.max(sides.sumsq[sides.finite], initial=0)) or 1.0
         self._variance = np.zeros(3)  # features seen; sum of their variances, and of the squares
         self.bad = np.flatnonzero(~sides.finite)
         self.norms = np.zeros(len(sides))  # sums of squares of shifted rows, as float32 has them
@@ -170,8 +175,8 @@ class _Pass:
         if len(self.bad):
             values[self.bad] = 0  # their pairs are set to NaN at the end
         sample = values[self._sample] - self.shift[self._sample, None]
-        centre = sample.mean(axis=0).astype(np.float32).astype(np.float64)
-        variance = np.mean((sample - centre) ** 2, axis=0)
+        centre = as_float32(sample.mean(axis=0))
+        variance = np.mean((sample - centre) ** 2, axis=0) / self._unit
         self._variance += (values.shape[1], variance.sum(), variance @ variance)
         fast = [n for n, piece in enumerate(self.pieces) if not piece.exact]
         if fast:

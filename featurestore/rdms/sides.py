@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _memory = threading.local()
 
-CONSTANT = 1e-13
-"""A row whose n² is at most this share of |x|² varies by less than float32 can say."""
+CONSTANT, CONSTANT_64 = 1e-13, 1e-28
+"""A row whose n² is at most this share of |x|² varies by less than float32, or float64, can say."""
 EXACTLY_CONSTANT = 1e-28
 """At most this share: all values are equal, up to the rounding of their mean in float64."""
 
@@ -39,15 +39,17 @@ class Sides:
     sumsq: NDArray[np.float64]
     """Sum of squares about the mean."""
     n_features: int
+    itemsize: int = 4
+    """Of the values that the rows were made of [bytes]."""
 
     def __getitem__(self, rows: slice | NDArray[np.intp]) -> Sides:
-        return Sides(self.mean[rows], self.sumsq[rows], self.n_features)
+        return Sides(self.mean[rows], self.sumsq[rows], self.n_features, self.itemsize)
 
     def __len__(self) -> int:
         return len(self.mean)
 
     @classmethod
-    def of(cls, statistics: NDArray[np.float64], n_features: int) -> Sides:
+    def of(cls, statistics: NDArray[np.float64], n_features: int, itemsize: int = 4) -> Sides:
         """Take the side vectors from row statistics.
 
         Parameters
@@ -56,13 +58,15 @@ class Sides:
             Mean and centred sum of squares.
         n_features : int
             Values per row.
+        itemsize : int
+            Size of a value as it was read: 4 or 8 [bytes].
 
         Returns
         -------
         Sides
             Of the same rows.
         """
-        return cls(statistics[:, 0].copy(), statistics[:, 1].copy(), n_features)
+        return cls(statistics[:, 0].copy(), statistics[:, 1].copy(), n_features, itemsize)
 
     @cached_property
     def finite(self) -> NDArray[np.bool_]:
@@ -89,7 +93,8 @@ class Sides:
     @cached_property
     def constant(self) -> NDArray[np.bool_]:
         """Rows that do not vary: they have no correlation with anything."""
-        return np.asarray(self.sumsq <= CONSTANT * self.norm**2)
+        share = CONSTANT if self.itemsize == 4 else CONSTANT_64
+        return np.asarray(self.sumsq <= share * self.norm**2)
 
     @cached_property
     def exactly_constant(self) -> NDArray[np.bool_]:
@@ -99,16 +104,31 @@ class Sides:
     @cached_property
     def shift(self) -> NDArray[np.float64]:
         """What is taken off each row before rows are multiplied: its mean, as float32 has it."""
-        mean = np.where(self.finite, self.mean, 0.0)
-        with np.errstate(over="ignore"):
-            shift = mean.astype(np.float32).astype(np.float64)
-        return np.where(np.isfinite(shift), shift, 0.0)
+        return as_float32(np.where(self.finite, self.mean, 0.0))
 
     @cached_property
     def slope(self) -> NDArray[np.float64]:
         """2 s + p r of each row, r its shift and s the sum of what is left."""
         rest = self.n_features * (self.mean - self.shift)
         return 2 * rest + self.n_features * self.shift
+
+
+def as_float32(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Round numbers to what float32 can hold, where its range allows.
+
+    Parameters
+    ----------
+    values : ndarray, float64
+        Finite.
+
+    Returns
+    -------
+    ndarray, float64
+        Rounded, or as they were.
+    """
+    with np.errstate(over="ignore"):
+        rounded = values.astype(np.float32).astype(np.float64)
+    return np.where(np.isfinite(rounded), rounded, values)
 
 
 def sums(

@@ -108,13 +108,14 @@ def _scaled(
     is_correlation = excess is correlation_excess
     values = quick_excess(tile.squares, a, b, centred=is_correlation)
     trusted = TRUSTED * (np.max(a.norm, initial=0) ** 2 + np.max(b.norm, initial=0) ** 2)
+    values[tile.pairs[:, 0], tile.pairs[:, 1]] = np.inf  # known already
     # Rows without a direction, and rows that are not finite, are NaN in the end.
     n_small = np.count_nonzero(~(values > trusted))
-    if n_small > len(tile.pairs) + tile.n_same:
+    if n_small > tile.n_same:
         values = excess(tile.squares, a, b)
     values *= sums([0.5 / scale[0]], [1 / scale[1]], "scale")
     values[tile.pairs[:, 0], tile.pairs[:, 1]] = tile.near[:, int(is_correlation)]
-    if n_small:
+    if n_small or len(tile.pairs):
         values[values < NOISE] = 0
     np.minimum(values, 2, out=values)
     values[none[0]] = np.nan

@@ -83,16 +83,21 @@ class PairView:
         Parameters
         ----------
         post : callable
-            Takes and returns float32 arrays of any shape.
+            Takes dissimilarities in float64, of any shape.
 
         Returns
         -------
         PairView
             On the same tiles.
         """
-        view = PairView(self._find, self._n_features, self._metric, post, self._dtype)
+        view = PairView(self._find, self._n_features, self._metric, post)
         view._cover = self._cover
         return view
+
+    @property
+    def itemsize(self) -> int:
+        """Size of a value that is read [bytes]."""
+        return np.dtype(self._dtype).itemsize
 
     def prepare(self) -> None:
         """Find the tiles now, computing those that lack."""
@@ -154,7 +159,7 @@ class PairView:
             mine, part = cover.block_of == block, self._sides_of(cover, block)
             mean[mine] = part.mean[cover.row_of[mine]]
             sumsq[mine] = part.sumsq[cover.row_of[mine]]
-        return Sides(mean, sumsq, self._n_features)
+        return Sides(mean, sumsq, self._n_features, cover.itemsize)
 
     def _read(
         self, cover: Cover, rows: NDArray[np.intp], columns: NDArray[np.intp]
@@ -176,7 +181,8 @@ class PairView:
 
     def _of_blocks(self, cover: Cover, a: int, b: int) -> NDArray[Any]:
         left, right = self._sides_of(cover, a), self._sides_of(cover, b)
-        values = distances(cover.read(a, b), self._metric, left, right, self._dtype)
+        dtype = self._dtype if self._post is None else np.float64
+        values = distances(cover.read(a, b), self._metric, left, right, dtype)
         if a == b:
             np.fill_diagonal(values, 0)
         return values
@@ -233,7 +239,7 @@ class LazyPairs(BackendArray):
     def __init__(self, view: PairView, n: int) -> None:
         self._view = view
         self.shape = (n, n)
-        self.dtype = np.dtype(np.float32)
+        self.dtype = np.dtype(f"f{view.itemsize}")
 
     @property
     def ndim(self) -> int:
