@@ -119,12 +119,14 @@ class Work:
     """What was read and computed."""
 
     def __init__(self, monkeypatch):
-        self.n_pairs = self.n_reads = self.n_forward = 0
+        self.n_pairs = self.n_reads = self.n_values = self.n_forward = 0
         read, run_pass, forward = StoredSource.read, kernel.run_pass, TorchSession.forward
 
         def read_counted(source, rows, block):
             self.n_reads += 1
-            return read(source, rows, block)
+            values = read(source, rows, block)
+            self.n_values += values.size
+            return values
 
         def run_pass_counted(source, rows, pieces, **options):
             self.n_pairs += sum(piece.n_pairs for piece in pieces)
@@ -160,11 +162,11 @@ def check(found, metric="correlation", rows=None, tolerance=TOLERANCE):
 
 
 def tile_files(path):
-    return sorted(path.glob("grams/*/tiles/*"))
+    return sorted(path.glob("grams/*/tiles/[0-9]*"))
 
 
 def block_files(path):
-    return sorted(path.glob("grams/*/blocks/*"))
+    return sorted(path.glob("grams/*/blocks/[0-9]*"))
 
 
 # What a user sees
@@ -200,6 +202,11 @@ def test_a_second_call_reads_no_features_and_runs_no_network(store, path, work, 
     assert work.n_pairs == N * (N - 1) // 2
     assert work.n_reads == n_reads
     assert work.n_forward == 0
+
+
+def test_every_value_is_read_once(store, work, small_blocks):
+    store.rdm(model(), "maps", images_of(range(6, 30)), progress=False)
+    assert work.n_values == 24 * 120
 
 
 def test_all_metrics_cost_one_computation(store, work):
@@ -976,15 +983,14 @@ fs.rdm(few)  # libraries are loaded now
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = fs.rdm(features, "correlation")
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-np.save(path + ".npy", np.stack([found[:50, :50].values, found[-50:, :50].values]))
+some = np.r_[:40, n - 40 : n]
+np.savez(path + ".npz", found=found.values[np.ix_(some, some)], rows=features[some].values)
 print(1024 * (after - before))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("n", "p", "budget"), [(2000, 131_072, 2**27), (2000, 262_144, 2**28), (6000, 40_000, 2**27)]
-)
+@pytest.mark.parametrize(("n", "p", "budget"), [(2000, 131_072, 2**27), (6000, 40_000, 2**27)])
 def test_memory_stays_within_the_budget(tmp_path, n, p, budget):
     def run(what):
         done = subprocess.run(
@@ -999,6 +1005,6 @@ def test_memory_stays_within_the_budget(tmp_path, n, p, budget):
     assert n * p * 4 > 7 * budget
     grown = int(run("measure"))
     assert grown <= budget + 150e6
-    found = np.load(tmp_path / "s.npy")
-    assert found.shape == (2, 50, 50)
-    assert (found[0] >= 0).all()
+    saved = np.load(tmp_path / "s.npz")
+    expected = truth(saved["rows"], ("correlation",), np.float64)["correlation"]
+    assert worst_error(saved["found"], expected, "correlation") <= TOLERANCE
