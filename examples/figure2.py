@@ -99,10 +99,13 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     add("--method", default="pearson", help="how RDMs are compared")
     add("--targets", nargs="+", metavar="NAME=FILE", help="what to explain, in rdms/")
     add("--references", nargs="*", metavar="NAME=FILE", help="what else to compare, in rdms/")
-    add("--order", default="category", choices=("category", "cluster"), help="of panel A")
+    order = ("category", "cluster")
+    add("--order", default=order[0], choices=order, help="of panel A; clusters of a target")
     add("--format", default="png", help="png, jpg, svg or pdf")
     options = parser.parse_args(words)
     options.modules = MODULES | pairs(options.modules)
+    for model in set(options.models) - set(options.modules):
+        parser.error(f"say which module of {model}: --modules {model}=MODULE")
     options.targets = pairs(options.targets) or TARGETS
     options.references = REFERENCES if options.references is None else pairs(options.references)
     return options
@@ -255,9 +258,9 @@ def draw(
             title = name if group == "no network" else f"{name}, {group}"
             shown[title] = rdm.isel(seed=0) if "seed" in rdm.dims else rdm
     shown |= {name: mean_over_subjects(rdm) for name, rdm in targets.items()}
-    order = (
-        "category" if options.order == "category" else fs.cluster_rdm(shown[next(iter(targets))])
-    )
+    first = shown[next(iter(targets))]
+    by_category = options.order == "category" and "category" in first.coords
+    order = "category" if by_category else fs.cluster_rdm(first)
     paths = [options.out / f"figure2{letter}.{options.format}" for letter in "ABCDEFGH"]
     fs.plots.gallery(shown, order=order, path=paths[0])
     for path, (name, values) in zip(paths[1:], scores.items(), strict=False):
