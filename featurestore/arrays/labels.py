@@ -162,7 +162,11 @@ def _dask_array(array: RowsArray, wanted: Wanted, images: ImageSet) -> Any:
     layout = array._rows.column.layout
     rows = 256 if layout is None else layout.rows_per_slot
     chunks = (rows, *array.shape[1:])
-    token = digest_of("array", [wanted.key, wanted.readout, images.digests.tobytes().hex()])
+    # Not only what the numbers are, but also where they are read, and whether more may be kept.
+    column = array._rows.column
+    place = [str(getattr(column.blobs, "root", "")), str(column.writable)]
+    facts = [wanted.key, wanted.readout, images.digests.tobytes().hex(), *place]
+    token = digest_of("array", facts)
     name = f"features-{token}"
     DASK_BACKED[name] = array
     return dask_array.from_array(

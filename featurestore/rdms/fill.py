@@ -209,11 +209,12 @@ def find_cover(folder: Folder, digests: NDArray[np.uint8]) -> Cover | None:
     Cover or None
         ``None`` if something has to be computed.
     """
-    blocks = folder.blocks()
-    chosen, rest = _choose(blocks, _as_keys(digests), READ_SHARE)
-    if rest or _missing(folder, chosen):
-        return None
-    return _cover(folder, blocks, chosen, digests)
+    blocks, asked = folder.blocks(), _as_keys(digests)
+    for share in (COMPUTE_SHARE, READ_SHARE):
+        chosen, rest = _choose(blocks, asked, share)
+        if not (rest or _missing(folder, chosen)):
+            return _cover(folder, blocks, chosen, digests)
+    return None
 
 
 def fill(

@@ -8,10 +8,11 @@ import numpy as np
 import xarray as xr
 
 from featurestore.errors import InvalidInputError
+from featurestore.images.read import take_images
 from featurestore.rdms.build import rdm
 from featurestore.rdms.components import kept_components
 from featurestore.rdms.metrics import require_bandwidth, require_metric
-from featurestore.rdms.pairs import require_rows
+from featurestore.rdms.pairs import require_rows, require_unique
 from featurestore.storage.grams import GramFolder, gram_keys
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Geometry:
         """
         require_metric(metric)
         require_bandwidth(metric, bandwidth)
+        images = require_distinct(images)
         modules = [module] if isinstance(module, str) else list(module)
         if not modules:
             raise InvalidInputError("No module was asked for. List them with fs.modules(model).")
@@ -157,12 +159,36 @@ class Geometry:
         MemoryBudgetError
             If the geometry of all images does not fit in memory: 8 n² bytes and more.
         """
+        images = require_distinct(images)
         (features,) = self.get_many(
             model, [module], images, device=device, progress=progress, **request
         ).values()
         require_rows(features, "image")
         where = "cpu" if device == "mps" else device
         return kept_components(self._catalog, features, n_components, where)
+
+
+def require_distinct(images: Any) -> Any:
+    """Refuse images whose names repeat, before anything is extracted for them.
+
+    Parameters
+    ----------
+    images : ImageSet, path, list or array
+        As for `FeatureStore.get`.
+
+    Returns
+    -------
+    ImageSet, path, list or array
+        The same, read if all can be read.
+
+    Raises
+    ------
+    InvalidInputError
+        If a name is there more than once.
+    """
+    image_set, unreadable = take_images(images)
+    require_unique(image_set.names, "image")
+    return images if unreadable else image_set
 
 
 def stack(rdms: Sequence[xr.DataArray], modules: Sequence[str]) -> xr.DataArray:

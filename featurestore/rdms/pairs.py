@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from featurestore.storage.grams import GramFolder, gram_key
 from featurestore.storage.presence import free_nbytes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import xarray as xr
     from numpy.typing import NDArray
 
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from featurestore.rdms.fill import Cover, Folder
     from featurestore.rdms.kernel import PassPlan
     from featurestore.rdms.source import Source
+
+N_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class StoredPairs:
         column, digests = self.rows.column, self.rows.digests
         folder = GramFolder(column.blobs, gram_key(column.key))
         if gone is not None and column.writable:
-            folder.discard(*gone)
+            folder.discard_damaged()
         if gone is None or column.writable:
             cover = find_cover(folder, digests)
             if cover is not None:
@@ -268,9 +273,26 @@ def require_rows(features: Any, dim: str) -> None:
             f"The features have no names on {dim!r}. Give them: "
             f"features.assign_coords({dim}=names)."
         )
-    names = features.indexes[dim]
-    if not names.is_unique:
-        repeated = names[names.duplicated()].unique()[:5].tolist()
+    require_unique(features[dim].values.tolist(), dim)
+
+
+def require_unique(names: Sequence[Any], dim: str) -> None:
+    """Refuse names that repeat.
+
+    Parameters
+    ----------
+    names : sequence
+        Of the rows.
+    dim : str
+        What a row is.
+
+    Raises
+    ------
+    InvalidInputError
+        If one is there more than once.
+    """
+    repeated = [name for name, n in Counter(names).items() if n > 1][:N_NAMED]
+    if repeated:
         raise InvalidInputError(
             f"Some {dim}s are there more than once, such as {', '.join(map(repr, repeated))}, and "
             f"an RDM needs each once. Average over trials: features.groupby({dim!r}).mean().",

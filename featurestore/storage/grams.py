@@ -27,6 +27,7 @@ KERNEL = 1
 """Changes when the numbers of the kernel do."""
 BLOCK_ROWS = 1024
 """Images per block: a tile of two blocks takes 8 MiB."""
+MAX_NUMBER = 999_999_999
 MAGIC = b"fs-gram1"
 _HEADER_NBYTES = 8 + 3 * 8 + 16
 _CHECKSUM_NBYTES = 8
@@ -103,8 +104,7 @@ class GramFolder:
         dict of int to ndarray of shape (n, 16), uint8
             By number; damaged ones are left out, and with them their tiles.
         """
-        listed = [info.name for info in self._blobs.list(f"{self._base}/blocks")]
-        numbers = {int(name) for name in listed if name.isdecimal() and len(name) <= 9}
+        numbers = self._numbers()
         for number in numbers - self._blocks.keys():
             digests = self._read_block(number)
             if digests is not None:
@@ -124,8 +124,10 @@ class GramFolder:
         int
             Its number.
         """
-        listed = [info.name for info in self._blobs.list(f"{self._base}/blocks")]
-        number = 1 + max((int(name) for name in listed if name.isdecimal()), default=-1)
+        taken = self._numbers()
+        number = 1 + max(taken, default=-1)
+        if number > MAX_NUMBER:  # somebody's file has the last one
+            number = next(n for n in range(len(taken) + 1) if n not in taken)
         data = with_crc(np.ascontiguousarray(digests).tobytes())
         while not self._blobs.create(f"{self._base}/blocks/{number}", data):
             number += 1
@@ -141,10 +143,9 @@ class GramFolder:
             Numbers of their blocks, the smaller first.
         """
         names = (info.name.split(".") for info in self._blobs.list(f"{self._base}/tiles"))
+        pairs = (tuple(map(number_of, name)) for name in names)
         return {
-            (int(name[0]), int(name[1]))
-            for name in names
-            if len(name) == 2 and all(part.isdecimal() and len(part) <= 9 for part in name)
+            (p[0], p[1]) for p in pairs if len(p) == 2 and p[0] is not None and p[1] is not None
         }
 
     def read(self, a: int, b: int) -> GramTile | None:
@@ -183,17 +184,12 @@ class GramFolder:
         if not self._blobs.create(path, *parts) and self.read(a, b) is None:
             self._blobs.replace(path, b"".join(parts))
 
-    def discard(self, a: int, b: int) -> None:
-        """Take a damaged tile away, so that it is computed again.
-
-        Parameters
-        ----------
-        a, b : int
-            Numbers of its blocks, the smaller first.
-        """
+    def discard_damaged(self) -> None:
+        """Take all damaged tiles away, so that they are computed again; reads every tile."""
         blocks = self.blocks()
-        if a not in blocks or b not in blocks or self.read(a, b) is None:
-            self._blobs.delete(self._tile_path(a, b))
+        for a, b in self.tiles():
+            if a not in blocks or b not in blocks or self.read(a, b) is None:
+                self._blobs.delete(self._tile_path(a, b))
 
     def remove(self) -> int:
         """Take everything away.
@@ -233,11 +229,15 @@ class GramFolder:
         blocks = self.blocks()
         folder = f"{self._base}/blocks"
         names = [info.name for info in self._blobs.list(folder)]
-        bad = [f"{folder}/{name}" for name in names if int_or_none(name) not in blocks]
+        bad = [f"{folder}/{name}" for name in names if number_of(name) not in blocks]
         for a, b in sorted(self.tiles()):
             if a in blocks and b in blocks and self.read(a, b) is None:
                 bad.append(self._tile_path(a, b))
         return bad
+
+    def _numbers(self) -> set[int]:
+        names = (info.name for info in self._blobs.list(f"{self._base}/blocks"))
+        return {number for name in names if (number := number_of(name)) is not None}
 
     def _tile_path(self, a: int, b: int) -> str:
         return f"{self._base}/tiles/{a}.{b}"
@@ -262,8 +262,8 @@ class GramFolder:
         return np.frombuffer(payload, np.uint8).reshape(-1, DIGEST_NBYTES)
 
 
-def int_or_none(text: str) -> int | None:
-    """Read a file's name as a number.
+def number_of(text: str) -> int | None:
+    """Read the name of a block's file as its number.
 
     Parameters
     ----------
@@ -275,7 +275,9 @@ def int_or_none(text: str) -> int | None:
     int or None
         ``None`` if it is none.
     """
-    return int(text) if text.isdecimal() and len(text) <= 9 else None
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_NUMBER))):
+        return None
+    return int(text) if text == str(int(text)) else None
 
 
 def _spell(tile: GramTile, binding: bytes) -> list[bytes | memoryview]:
