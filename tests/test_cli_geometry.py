@@ -145,6 +145,19 @@ def test_images_are_known_by_the_label_of_their_set_when_the_folder_is_gone(shel
     )
 
 
+def test_labels_that_a_file_cannot_hold_are_an_error_that_says_what_to_do(shell):
+    store = fs.open_store("s")
+    images = fs.read_images("stimuli").assign_coords(number=[2**40 + k for k in range(6)])
+    numbered = images[[0, 2, 3, 5]]  # a set of its own, with its own label
+    store.get("squeezenet1_1", "features.0", numbered, weights="random")
+    words = ["squeezenet1_1", "features.0", numbered.label, *REQUEST[3:]]
+    refused = shell("rdm", *words, "--out", "rdm.nc")
+    assert refused.exit_code == 2, refused.output
+    assert ".csv" in refused.stderr
+    assert shell("rdm", *words, "--out", "rdm.csv").exit_code == 0
+    assert fs.read_rdms("rdm.csv").sizes["image"] == 4
+
+
 @pytest.mark.parametrize("order", ["none", "category", "cluster", "digest"])
 def test_pictures_in_several_orders(shell, order):
     done = shell("rdm", *REQUEST, "--plot", "rdm.svg", "--order", order, "--max-images", "4")

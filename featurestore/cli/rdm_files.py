@@ -110,7 +110,10 @@ def _write_netcdf(rdm: xr.DataArray, path: Path) -> None:
             "this kind holds. They are kept in the store; read them in parts in Python: "
             "store.rdm(…)."
         )
-    rdm.to_netcdf(path, engine="scipy")
+    try:
+        rdm.to_netcdf(path, engine="scipy")
+    except ValueError as err:  # such as whole numbers beyond 32 bits, in a column of the images
+        raise InvalidInputError(f"{path.name!r} cannot hold these labels: {err} Use .csv.") from err
 
 
 def _write_npy(rdm: xr.DataArray, path: Path) -> None:
