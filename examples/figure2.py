@@ -12,7 +12,6 @@ its noise ceiling: a bar is the mean over subjects, a line the mean of a group o
 bar the standard deviation over seeds of random weights. What was computed is kept in a store: a
 second run only draws.
 """
-# ruff: noqa: T201 - a script prints
 
 from __future__ import annotations
 
