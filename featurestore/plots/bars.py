@@ -214,7 +214,11 @@ def _draw_dots(ax: Any, bars: Sequence[_Bar], over: str) -> list[Any]:
     if not n:
         return []
     x = np.concatenate([bar.x + (np.arange(n) - (n - 1) / 2) / n * bar.width * 0.8 for bar in bars])
-    y = np.concatenate([bar.points for bar in bars])
+    # The only value of a bar is its height.
+    several = [np.isfinite(bar.points).sum() > 1 for bar in bars]
+    y = np.concatenate(
+        [np.where(many, bar.points, np.nan) for bar, many in zip(bars, several, strict=True)]
+    )
     size = float(np.clip(120 / n, 3, 12))
     style = {"color": ink(), "alpha": 0.45, "linewidths": 0, "zorder": 3}
     return [ax.scatter(x, y, s=size, label=f"one {over}", **style)]
