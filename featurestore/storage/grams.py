@@ -191,6 +191,20 @@ class GramFolder:
             if a not in blocks or b not in blocks or self.read(a, b) is None:
                 self._blobs.delete(self._tile_path(a, b))
 
+    def remove_block(self, number: int) -> None:
+        """Take a block and its tiles away.
+
+        Parameters
+        ----------
+        number : int
+            The block's number.
+        """
+        for a, b in self.tiles():
+            if number in (a, b):
+                self._blobs.delete(self._tile_path(a, b))
+        self._blobs.delete(f"{self._base}/blocks/{number}")
+        self._blocks.pop(number, None)
+
     def remove(self) -> int:
         """Take everything away.
 

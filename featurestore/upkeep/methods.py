@@ -10,7 +10,9 @@ from tqdm.auto import tqdm
 from featurestore.errors import InvalidInputError
 from featurestore.options import get_options, parse_nbytes
 from featurestore.planning.explain import explain
+from featurestore.rdms.merge import merge_blocks
 from featurestore.storage.compaction import Compacted, compact_column
+from featurestore.storage.grams import GramFolder, gram_keys
 from featurestore.storage.sweep import (
     GRACE_S,
     Swept,
@@ -154,7 +156,7 @@ class Upkeep:
         return explain(self._catalog, model, module, images, **request)
 
     def compact(self, *, grace_s: float = GRACE_S) -> CompactReport:
-        """Merge sparse slots, drop copies of rows, and remove files that nobody reads.
+        """Merge sparse slots and small tiles, drop copies of rows, remove files that nobody reads.
 
         Safe beside running readers and writers. Values stay what they are, to the last bit. Data
         that compaction put out of use go at a later call, once the grace period is over.
@@ -189,6 +191,8 @@ class Upkeep:
             swept += sweep_column(column, grace_s=grace_s)
             waiting += sum(info.nbytes for _, info in leftovers(column, float("inf")))
         blobs = catalog.blobs
+        for key in gram_keys(blobs):
+            merge_blocks(GramFolder(blobs, key))
         swept += sweep_files(blobs, document_leftovers(blobs, blobs.now() - grace_s))
         return CompactReport(
             done.n_rows_moved,
