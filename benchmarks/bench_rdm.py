@@ -31,13 +31,18 @@ SIZES = [(n, p) for n in (2000, 5000) for p in (4096, 9216, 43264)]
 SLOW = 2e10  # multiply-adds: peers that take minutes are left out above
 
 
-def activations(n: int, p: int, *, sparse: bool) -> np.ndarray:
-    """Make rows of rank 50 and noise, as after a convolution, or after its ReLU."""
+def activations(n: int, p: int, kind: str) -> np.ndarray:
+    """Make rows of rank 50 and noise, as after a convolution; or after its ReLU; or nearly alike.
+
+    Of the last kind so many pairs are close that all are multiplied in float64.
+    """
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(n, 50)).astype(np.float32) @ rng.normal(size=(50, p)).astype(np.float32)
+    if kind == "alike":
+        rows = rows[rng.integers(0, n // 20, n)]
     for row in rows:
-        row += 5 * rng.standard_normal(p, dtype=np.float32)
-    return np.maximum(rows, 0, out=rows) if sparse else rows
+        row += (1 if kind == "alike" else 5) * rng.standard_normal(p, dtype=np.float32)
+    return np.maximum(rows, 0, out=rows) if kind == "ReLU-sparse" else rows
 
 
 def thingsvision_correlation(x: np.ndarray) -> np.ndarray:
@@ -67,8 +72,8 @@ def peers(x: np.ndarray) -> dict[str, Callable[[], object]]:
     return quick | (slow if len(x) ** 2 * x.shape[1] < SLOW else {})
 
 
-def run(n: int, p: int, *, sparse: bool, with_peers: bool, folder: Path) -> None:
-    x = activations(n, p, sparse=sparse)
+def run(n: int, p: int, kind: str, *, with_peers: bool, folder: Path) -> None:
+    x = activations(n, p, kind)
     y = x.copy()
     model, images = fill_store(folder / "s.fstore", x)
     reader, store = fs.open_store(folder / "s.fstore", mode="r"), fs.open_store(folder / "s.fstore")
@@ -88,7 +93,6 @@ def run(n: int, p: int, *, sparse: bool, with_peers: bool, folder: Path) -> None
             times.setdefault(name, []).append(timed(work))
         times.setdefault("store.rdm, again", []).append(timed(and_kept))
         shutil.rmtree(kept)
-    kind = "ReLU-sparse" if sparse else "dense"
     bounds = [
         ("fs.rdm", "float32 product", 0.8),
         ("store.rdm, kept", "float32 product", None),
@@ -106,6 +110,8 @@ def run(n: int, p: int, *, sparse: bool, with_peers: bool, folder: Path) -> None
 if __name__ == "__main__":
     print(machine())
     for n, p in SIZES[:1] if "--quick" in sys.argv else SIZES:
-        for sparse in (False, True):
-            with tempfile.TemporaryDirectory() as temporary:
-                run(n, p, sparse=sparse, with_peers=not sparse, folder=Path(temporary))
+        with tempfile.TemporaryDirectory() as temporary:
+            run(n, p, "dense", with_peers=True, folder=Path(temporary))
+    for kind in ("ReLU-sparse", "alike"):
+        with tempfile.TemporaryDirectory() as temporary:
+            run(*SIZES[0], kind, with_peers=False, folder=Path(temporary))

@@ -192,3 +192,28 @@ CASES = {
     "bool": lambda n, p, r: r.random((n, p)) < 0.5,
 }
 """By name: features of n images with p values each."""
+
+
+def mixture(seed):
+    """Return features with several difficulties at once, drawn by a seed."""
+    rng = np.random.default_rng(seed)
+    n, p = int(rng.integers(8, 60)), int(rng.choice([1024, 1025, 1500, 2048, 4096, 9000]))
+    rank = int(rng.choice([0, 1, 2, 5, 50]))
+    rows = rng.normal(size=(n, p)) * rng.choice([0, 1e-4, 1e-2, 0.1, 1])
+    rows += rng.normal(size=(n, rank)) @ rng.normal(size=(rank, p))
+    changes = [
+        lambda x: np.maximum(x, 0),
+        lambda x: x * np.exp(rng.normal(size=p) * rng.choice([0.3, 1, 2])),
+        lambda x: x * np.exp(rng.normal(size=(n, 1)) * rng.choice([0.3, 1, 3])),
+        lambda x: x + rng.normal(size=p) * rng.choice([1, 30, 1e3, 1e5]),
+        lambda x: x + rng.normal(size=(n, 1)) * rng.choice([1, 30, 1e3, 1e5]),
+        lambda x: x + rng.choice([1, 30, 1e3, 1e5, -1e6]),
+        lambda x: x[rng.integers(0, n, n)] * (1 + rng.choice([0, 1e-5, 1e-2]) * rng.normal(size=p)),
+        lambda x: x * (rng.random((n, p)) < rng.choice([0.1, 0.5])),
+        lambda x: x * np.where(np.arange(p) < rng.choice([1, 20]), rng.choice([5, 30, 100]), 1),
+        lambda x: x * np.where(np.arange(n) == 0, rng.choice([0, 1e-3, 1e3]), 1)[:, None],
+    ]
+    for change in changes:
+        if rng.random() < 0.3:
+            rows = change(rows)
+    return rows.astype(rng.choice(["f4", "f4", "f4", "f8"]))
