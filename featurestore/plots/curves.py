@@ -38,7 +38,7 @@ MARKERS = ("o", "s", "^", "D")
 
 
 def layers(
-    scores: xr.DataArray | xr.Dataset | Mapping[Hashable, xr.DataArray | xr.Dataset],
+    scores: xr.DataArray | xr.Dataset | Mapping[Any, xr.DataArray | xr.Dataset],
     *,
     ceiling: xr.Dataset | None = None,
     dim: str = "module",

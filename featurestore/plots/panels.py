@@ -44,7 +44,7 @@ class _Panel:
 
 
 def gallery(
-    rdms: xr.DataArray | Mapping[Hashable, xr.DataArray],
+    rdms: xr.DataArray | Mapping[Any, xr.DataArray],
     *,
     scaling: str = "rank",
     order: Any = None,
@@ -198,7 +198,7 @@ def _head(ax: Any, grid: _Grid, title: str, note: str) -> None:
 
 
 def _panels(
-    rdms: xr.DataArray | Mapping[Hashable, xr.DataArray],
+    rdms: xr.DataArray | Mapping[Any, xr.DataArray],
 ) -> tuple[list[_Panel], tuple[int, ...]]:
     """Take RDMs apart; with the shape that they have together."""
     if isinstance(rdms, Mapping):
