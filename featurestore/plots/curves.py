@@ -24,7 +24,7 @@ from featurestore.plots.palette import (
 from featurestore.plots.scores import require_ceiling, tidy
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Sequence
 
     import xarray as xr
 
