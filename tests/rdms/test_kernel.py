@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 
 import hypothesis.strategies as st
@@ -165,6 +166,14 @@ def test_equal_images_are_exactly_zero_apart_in_any_tiling(products, monkeypatch
         for block_rows in (7, 60):
             for found in matrices(values, block_rows=block_rows).values():
                 np.testing.assert_array_equal(found == 0, same)
+
+
+def test_many_equal_images_cost_no_more_than_others():
+    """As of a module that does not look at the image, such as a position embedding."""
+    values = np.repeat(features("normal", 1, 4096), 500, axis=0)
+    began = time.process_time()
+    np.testing.assert_array_equal(fs.rdm(labelled(values), progress=False).values, 0)
+    assert time.process_time() - began < 3
 
 
 def test_collinear_images_have_no_angle_in_any_tiling():
