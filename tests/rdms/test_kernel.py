@@ -67,6 +67,18 @@ def test_products_in_float32_give_them_too(name, in_float32):
     check(features(name))
 
 
+@pytest.mark.parametrize("name", ["relu", "both means large"])
+def test_a_matrix_that_is_large_of_itself_has_the_same_digits_across_tiles(name):
+    values = features(name, 1500, 4096)
+    values[1400] = values[3]
+    found = fs.rdm(labelled(values), progress=False).values
+    np.testing.assert_array_equal(found, found.T)
+    assert found[3, 1400] == 0
+    some = np.r_[:30, 1010:1040, 1400:1410]
+    expected = truth(values[some], ("correlation",), np.float64)["correlation"]
+    assert worst_error(found[np.ix_(some, some)], expected, "correlation") <= TOLERANCE
+
+
 def test_products_are_in_float32_where_they_are_good_enough(in_float32):
     check(features("relu"), ["correlation"])
     assert in_float32 == [True]

@@ -406,6 +406,23 @@ def test_tiles_that_go_while_a_lazy_rdm_is_read_change_nothing(
             first.write_bytes(kept)
 
 
+@pytest.mark.parametrize("mode", ["a", "r"])
+def test_threads_that_read_a_lazy_rdm_while_tiles_go_compute_them_once(
+    store, path, small_blocks, work, monkeypatch, mode
+):
+    monkeypatch.setattr("featurestore.rdms.build.BLOCK_ROWS", 4)
+    store.rdm(model(), "maps", ALL, progress=False)
+    order = np.random.default_rng(0).permutation(N).tolist()
+    with fs.set_options(lazy_threshold=0):
+        lazy = fs.open_store(path, mode=mode).rdm(model(), "maps", images_of(order), progress=False)
+    for file in tile_files(path)[::3]:
+        file.write_bytes(file.read_bytes()[:-1])
+    work.n_pairs = 0
+    with dask.config.set(scheduler="threads", num_workers=8):
+        check(lazy)
+    assert work.n_pairs <= N * (N - 1) // 2
+
+
 def test_a_read_only_store_without_the_features_says_so(path):
     with pytest.raises(FeaturesMissingError):
         fs.open_store(path, mode="r").rdm(model(), "twice", ALL, progress=False)
