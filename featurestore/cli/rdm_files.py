@@ -11,7 +11,7 @@ import xarray as xr
 
 from featurestore.errors import InvalidInputError, did_you_mean
 from featurestore.options import format_nbytes
-from featurestore.rdms.files import KEYED
+from featurestore.rdms.files import KEYED, names_beside
 from featurestore.rdms.read import read_rdms
 from featurestore.rdms.structure import extra_dims, pair_dim
 
@@ -22,7 +22,6 @@ NETCDF = ".nc"
 NAMED = (".csv", ".tsv", ".txt")  # may name their rows themselves
 NAMELESS = (".npy", *KEYED)
 NETCDF_NBYTES = 2**31  # of one array in the classic format, which needs no library beyond SciPy
-NAMES_SUFFIX = ".names.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +84,6 @@ class Destination:
         self.write(rdm, self.path)
         names = names_beside(self.path)
         return [self.path] if self.write is not _write_npy else [self.path, names]
-
-
-def names_beside(path: Path) -> Path:
-    """Return where the names of an array are kept.
-
-    Parameters
-    ----------
-    path : Path
-        A file such as ``rdm.npy``.
-
-    Returns
-    -------
-    Path
-        Such as ``rdm.names.txt``: one name per line.
-    """
-    return path.with_name(path.stem + NAMES_SUFFIX)
 
 
 def _write_netcdf(rdm: xr.DataArray, path: Path) -> None:
@@ -176,8 +159,8 @@ class Reading:
         if suffix == NETCDF:
             return _read_netcdf(path)
         names = self.names
-        if names is None and names_beside(path).is_file():
-            names = names_beside(path)
+        if suffix == ".npy" and names_beside(path).is_file():
+            return self._labelled(path, None)  # it has names of its own, whatever the others have
         if names is None and suffix in NAMELESS:
             raise InvalidInputError(
                 f"{str(path)!r} does not say which image a row is. Give a list of names in the "

@@ -127,6 +127,8 @@ def unit_label(attrs: Mapping[Any, Any], scaling: str) -> str:
     'rank of 1 − Pearson r (0 to 1)'
     """
     metric = str(attrs.get("metric") or "dissimilarity")
+    if metric == "unknown":  # what `read_rdms` says where nobody told it
+        metric = "dissimilarity"
     unit = str(attrs.get("units") or UNITS.get(metric, metric))
     return f"rank of {unit} (0 to 1)" if scaling == "rank" else unit
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featurestore.arrays.lazy import rows_behind
 from featurestore.errors import FeatureStoreWarning
 from featurestore.optional import import_optional
 from featurestore.options import get_options
+from featurestore.rdms.derived import KEY, SOURCE_KEY
 from featurestore.rdms.kernel import RESERVE
 from featurestore.rdms.metrics import (
     UNITS,
@@ -137,6 +139,9 @@ def rdm(
 def describe(features: xr.DataArray) -> dict[str, Any]:
     """Return the attributes of features that every file format keeps.
 
+    The key of a column is ``feature_key`` only if the numbers are known to be those that are
+    stored there, and ``source_feature_key`` otherwise.
+
     Parameters
     ----------
     features : DataArray
@@ -147,8 +152,12 @@ def describe(features: xr.DataArray) -> dict[str, Any]:
     dict
         Texts, numbers and the like; other things are left out.
     """
+    attrs = dict(features.attrs)
+    if KEY in attrs and rows_behind(features) is None:
+        # Attributes survive arithmetic: these may be other numbers than those of the column.
+        attrs[SOURCE_KEY] = attrs.pop(KEY)
     kept = {}
-    for name, value in features.attrs.items():
+    for name, value in attrs.items():
         try:
             json.dumps(value)
         except (TypeError, ValueError):
@@ -185,7 +194,7 @@ def _fits_float32(sides: Sides) -> bool:
 def _warn(sides: Sides, metric: str, names: NDArray[Any], dim: str) -> None:
     finite = sides.finite
     if not finite.all():
-        _warn_of(names[~finite], dim, "NaN or infinite features")
+        _warn_of(names[~finite], dim, "NaN or infinite (or far too large) features")
     if metric in ("correlation", "cosine"):
         none = sides.constant if metric == "correlation" else sides.norm == 0
         word = "features that are all equal" if metric == "correlation" else "features of zero"

@@ -107,16 +107,19 @@ def find_close(
     limit = share * (norms_a[:, None] + norms_b)
     with np.errstate(invalid="ignore", over="ignore"):  # rows that are not finite
         spread = a.spread[:, None] - b.spread
-        left = squares - spread**2
+        rest = (a.mean - a.shift)[:, None] - (b.mean - b.shift)
+        left = squares - spread**2 - a.n_features * rest**2
         unshift(squares, a, b)
         for before, after in (a.norm**2, b.norm**2), (a.power, b.power):
             np.maximum(limit, CANCELS * np.abs(before[:, None] - after), out=limit)
+        offset = a.n_features * (a.mean[:, None] - b.mean) ** 2
+        np.maximum(limit, CANCELS * offset, out=limit)
         close = left <= limit
         if a.constant.any() or b.constant.any():
             none = a.constant[:, None] | b.constant
             close = np.where(none, cosine_excess(squares, a, b) <= limit, close)
             known = a.exactly_constant[:, None] & b.exactly_constant
-            squares[known] = (a.n_features * (a.mean[:, None] - b.mean) ** 2)[known]
+            squares[known] = offset[known]
             close &= ~known
     close &= a.finite[:, None] & b.finite
     return np.argwhere(close)

@@ -11,6 +11,7 @@ import xxhash
 from featurestore.arrays.lazy import rows_behind
 from featurestore.canonical import digest_of
 from featurestore.errors import InvalidInputError
+from featurestore.rdms.derived import derived_attrs
 from featurestore.rdms.gram import gram
 from featurestore.rdms.pca import pca_of
 from featurestore.storage.reader import DamagedRowsError
@@ -94,7 +95,6 @@ def _labelled(
     total = float(geometry.sqeuclidean.sum()) / (2 * n * (n - 1))
     ratio = variance / total if total > 0 else np.zeros(len(variance))
     coords = {name: (("image",), coord.values) for name, coord in geometry.coords.items()}
-    attrs = {key: value for key, value in geometry.attrs.items() if key != "feature_key"}
     return xr.Dataset(
         {
             "scores": (("image", "component"), scores),
@@ -102,9 +102,8 @@ def _labelled(
             "explained_variance_ratio": ("component", ratio),
         },
         coords=coords | {"component": np.arange(scores.shape[1])},
-        attrs=attrs
+        attrs=derived_attrs(geometry.attrs, f"pca(n_components={n_components!r})")
         | {
-            "derived": f"pca(n_components={n_components!r})",
             "n_images": n,
             "n_features": geometry.n_features,
             "total_variance": total,

@@ -73,10 +73,30 @@ def _require_room(path: str) -> None:
         )
 
 
+def names_beside(path: str | Path) -> Path:
+    """Return where the names of the images of an array are kept.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file such as ``rdm.npy``.
+
+    Returns
+    -------
+    Path
+        Such as ``rdm.names.txt``: one name per line.
+    """
+    return Path(path).with_suffix(".names.txt")
+
+
 def _read_npy(path: str, key: str | None, n_names: int | None) -> FoundValues:
     del key, n_names
+    beside = names_beside(path)
+    names = None
+    if beside.is_file():
+        names = tuple(beside.read_text(encoding="utf-8-sig").splitlines())
     try:
-        return FoundValues(np.load(path, allow_pickle=False))
+        return FoundValues(np.load(path, allow_pickle=False), names)
     except DAMAGED as err:
         raise _unreadable(path, err) from err
 

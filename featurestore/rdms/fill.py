@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -139,6 +139,8 @@ class Cover:
     """Of each row, within its block: shape (n,)."""
     itemsize: int = 4
     """Of the values that rows were made of [bytes]."""
+    known_sides: dict[int, Sides] = field(default_factory=dict, repr=False, compare=False)
+    """By position in `blocks`: read once."""
 
     def read(self, a: int, b: int) -> Tile:
         """Read the tile of two of its blocks.
@@ -184,10 +186,12 @@ class Cover:
         TileGoneError
             If they are damaged, or were taken away meanwhile.
         """
-        found = self.folder.read(self.blocks[block], self.blocks[block])
-        if found is None:
-            raise TileGoneError(self.blocks[block], self.blocks[block])
-        return Sides.of(found.statistics, n_features, self.itemsize)
+        if block not in self.known_sides:
+            found = self.folder.read(self.blocks[block], self.blocks[block])
+            if found is None:
+                raise TileGoneError(self.blocks[block], self.blocks[block])
+            self.known_sides[block] = Sides.of(found.statistics, n_features, self.itemsize)
+        return self.known_sides[block]
 
 
 class TileGoneError(Exception):

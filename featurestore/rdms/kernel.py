@@ -11,6 +11,7 @@ import numpy as np
 from featurestore.errors import MemoryBudgetError
 from featurestore.options import available_cpus, format_nbytes
 from featurestore.rdms.engine import open_engine
+from featurestore.rdms.equal import first_equal
 from featurestore.rdms.passes import EXACT_VALUES, MANY, SHIFT_VALUES, Piece, run_pass
 from featurestore.rdms.refine import refine
 from featurestore.rdms.tile import Tile
@@ -251,16 +252,21 @@ def _refined(
     pairs = np.concatenate([p.close + np.array([p.a.start, p.b.start]) for p in pieces])
     if not len(pairs):
         return [Tile(piece.squares) for piece in pieces]
+    used = np.unique(pairs)
+    first = first_equal(source, rows, sides, used, max_values=max_values, on_block=on_block)
+    # Pairs of equal rows are zero apart; of others with them, one stands for all.
+    known, place = np.unique(np.sort(first[pairs], axis=1), axis=0, return_inverse=True)
+    place = place.reshape(-1)
     with open_engine("cpu") as (_, processors):
         refined = refine(
             source,
             rows,
             sides,
-            pairs,
+            known,
             max_values=max_values,
             processors=processors,
             on_block=on_block,
-        )
+        ).take(place)
     tiles, start = [], 0
     for piece in pieces:
         part = slice(start, start := start + len(piece.close))

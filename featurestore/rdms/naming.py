@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,8 @@ def read_names(names: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
         names = _names_in_file(os.fspath(names))
     elif isinstance(names, xr.DataArray):
         names = names.values.tolist()
+    elif not isinstance(names, Iterable):
+        raise InvalidInputError(f"names={names!r} is no sequence of names, one per image.")
     elif isinstance(names, Mapping):
         raise InvalidInputError("names= is a sequence, in the order of the rows, not a mapping.")
     found = require_names([*names])

@@ -252,10 +252,20 @@ def require_rows(features: Any, dim: str) -> None:
     InvalidInputError
         If it is no DataArray, has no such dim or no names on it, or names repeat.
     """
+    if isinstance(features, dict):
+        raise InvalidInputError(
+            "A dict has several arrays. Take one of them, or ask the store for all of them at "
+            "once: store.rdm(model, modules, images)."
+        )
     if not all(hasattr(features, name) for name in ("dims", "coords", "ndim")):
         raise InvalidInputError(
             f"A {type(features).__name__} has no names. Give a DataArray with names on "
             f"{dim!r}: xr.DataArray(values, dims=({dim!r}, 'feature'), coords={{{dim!r}: names}})."
+        )
+    if dim not in features.dims and dim in features.coords:
+        raise InvalidInputError(
+            f"The features are of one {dim} only. Select with a list to keep the dim: "
+            f"features.isel({dim}=[0])."
         )
     if dim not in features.dims:
         raise InvalidInputError(

@@ -35,6 +35,21 @@ class Refined:
     correlation: NDArray[np.float64]
     """NaN where a row is constant."""
 
+    def take(self, places: NDArray[np.intp]) -> Refined:
+        """Return the distances of some of the pairs, repeats included.
+
+        Parameters
+        ----------
+        places : ndarray of shape (m,), intp
+            Which pairs.
+
+        Returns
+        -------
+        Refined
+            Of these.
+        """
+        return Refined(self.squares[places], self.cosine[places], self.correlation[places])
+
 
 def refine(
     source: Source,

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 TRUSTED = 1e-8
 """What must be left of the squared length of rows where squares were multiplied out."""
 STRIP_VALUES = 2**17  # smaller strips cost more in calls than they gain in the cache
-NOISE = 64 * 2.0**-52
-"""Cosine and correlation distances below are zero: float32 values cannot say otherwise."""
+NOISE = {4: 64 * 2.0**-52, 8: 64 * 2.0**-104}
+"""Cosine and correlation distances below are zero: float32, or float64, cannot say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _scaled(
     values *= sums([0.5 / scale[0]], [1 / scale[1]], "scale")
     values[tile.pairs[:, 0], tile.pairs[:, 1]] = tile.near[:, int(is_correlation)]
     if n_small or len(tile.pairs):
-        values[values < NOISE] = 0
+        values[values < NOISE[a.itemsize]] = 0
     np.minimum(values, 2, out=values)
     values[none[0]] = np.nan
     values[:, none[1]] = np.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
@@ -70,7 +71,7 @@ class PairView:
         self._find, self._n_features = find, n_features
         self._metric, self._post, self._dtype = metric, post, dtype
         self._cover: Cover | None = None
-        self._sides: dict[int, Sides] = {}
+        self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Tiles are found anew where the view travels to.
@@ -101,8 +102,7 @@ class PairView:
 
     def prepare(self) -> None:
         """Find the tiles now, computing those that lack."""
-        if self._cover is None:
-            self._cover = self._find(None)
+        self._current(None, None)
 
     def read(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[Any]:
         """Read part of the matrix.
@@ -131,32 +131,31 @@ class PairView:
         return self._while_tiles_stay(self._all_sides) if own is None else own
 
     def _while_tiles_stay(self, look: Callable[[Cover], T]) -> T:
+        lost: Cover | None = None
         gone: tuple[int, int] | None = None
-        for left in range(ROUNDS, -1, -1):
-            if self._cover is None:
-                self._cover = self._find(gone)
+        for _ in range(ROUNDS + 1):
+            cover = self._current(lost, gone)
             try:
-                return look(self._cover)
+                return look(cover)
             except TileGoneError as err:
-                self._cover, self._sides, gone = None, {}, err.args
-                if not left:
-                    raise CorruptDataError(
-                        "Distances in the store are damaged as soon as they are written. No value "
-                        "was returned. Look at the disk, and call store.verify(repair=True).",
-                        images=[],
-                    ) from err
-        raise AssertionError  # the last round returns or raises
+                lost, gone = cover, err.args
+        raise CorruptDataError(
+            "Distances in the store are damaged as soon as they are written. No value was "
+            "returned. Look at the disk, and call store.verify(repair=True).",
+            images=[],
+        )
 
-    def _sides_of(self, cover: Cover, block: int) -> Sides:
-        number = cover.blocks[block]
-        if number not in self._sides:
-            self._sides[number] = cover.sides(block, self._n_features)
-        return self._sides[number]
+    def _current(self, lost: Cover | None, gone: tuple[int, int] | None) -> Cover:
+        """Return the tiles, found anew by the first thread that misses one."""
+        with self._lock:
+            if self._cover is None or self._cover is lost:
+                self._cover = self._find(gone)
+            return self._cover
 
     def _all_sides(self, cover: Cover) -> Sides:
         mean, sumsq = np.empty(len(cover.block_of)), np.empty(len(cover.block_of))
         for block in range(len(cover.blocks)):
-            mine, part = cover.block_of == block, self._sides_of(cover, block)
+            mine, part = cover.block_of == block, cover.sides(block, self._n_features)
             mean[mine] = part.mean[cover.row_of[mine]]
             sumsq[mine] = part.sumsq[cover.row_of[mine]]
         return Sides(mean, sumsq, self._n_features, cover.itemsize)
@@ -180,7 +179,7 @@ class PairView:
         return out
 
     def _of_blocks(self, cover: Cover, a: int, b: int) -> NDArray[Any]:
-        left, right = self._sides_of(cover, a), self._sides_of(cover, b)
+        left, right = (cover.sides(block, self._n_features) for block in (a, b))
         dtype = self._dtype if self._post is None else np.float64
         values = distances(cover.read(a, b), self._metric, left, right, dtype)
         if a == b:

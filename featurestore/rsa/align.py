@@ -67,7 +67,7 @@ def pair_dims(a: xr.DataArray, b: xr.DataArray, dims: tuple[str, str] | None) ->
     if dims is None:
         if found[0] != found[1]:
             raise LabelMismatchError(
-                f"The first RDM compares {found[0]}s and the second {found[1]}s. If their labels "
+                f"The first RDM compares by {found[0]}, the second by {found[1]}. If their labels "
                 f"name the same things, say so: dims={found}.",
                 dims=found,
             )

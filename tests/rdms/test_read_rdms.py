@@ -599,3 +599,17 @@ def test_the_92_image_rdms_are_read(data_92):
     assert rdms["image"].values[0] == "01_human-bodypart.png"
     mean = np.load(data_92 / "rdms" / "human_IT_fig1_mean_92x92.npy")
     np.testing.assert_allclose(rdms.mean(["subject", "session"]), mean, atol=1e-6)
+
+
+def test_names_beside_an_npy_file_are_its_own(tmp_path):
+    rng = np.random.default_rng(0)
+    square = squareform(rng.random(15))
+    np.save(tmp_path / "net.npy", square)
+    own = [f"im{n}" for n in range(6)]
+    (tmp_path / "net.names.txt").write_text("".join(f"{name}\n" for name in own))
+    assert fs.read_rdms(tmp_path / "net.npy").image.values.tolist() == own
+    order = rng.permutation(6)
+    given = fs.read_rdms(tmp_path / "net.npy", names=[own[n] for n in order])
+    np.testing.assert_array_equal(given.values, square[np.ix_(order, order)])
+    with pytest.raises(InvalidInputError):
+        fs.read_rdms(tmp_path / "net.npy", names=list("abcdef"))

@@ -1025,3 +1025,17 @@ def test_memory_stays_within_the_budget(tmp_path, n, p, budget):
     saved = np.load(tmp_path / "s.npz")
     expected = truth(saved["rows"], ("correlation",), np.float64)["correlation"]
     assert worst_error(saved["found"], expected, "correlation") <= TOLERANCE
+
+
+def test_changed_features_do_not_go_by_the_key_of_the_column(tmp_path):
+    from featurestore.testing.tiny import tiny_network
+
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    store = fs.open_store(tmp_path / "s.fstore")
+    acts = store.get(tiny_network(), "features.3", fs.read_images(pixels))
+    key = acts.attrs["feature_key"]
+    assert fs.rdm(acts).attrs["feature_key"] == key
+    for changed in (acts.clip(min=0).assign_attrs(acts.attrs), acts.copy(data=acts.values * 2)):
+        attrs = fs.rdm(changed).attrs
+        assert "feature_key" not in attrs
+        assert attrs["source_feature_key"] == key
