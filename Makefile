@@ -7,7 +7,8 @@ SHELL := /bin/bash
 .PHONY: help demo check test test-all bench
 
 PYTHON ?= python3
-PYTEST_ARGS ?=
+# Two processes: most tests keep one core busy.
+PYTEST_ARGS ?= -n 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

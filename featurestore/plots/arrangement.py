@@ -36,6 +36,7 @@ FLATTEST = 0.5  # height to width; a line of points still gets a plane
 PICTURE_IN = 0.3
 DOT_PT = 6.0
 MOST_NAMES = 40
+MAX_CATEGORIES = 48  # six colours and eight shapes
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -98,6 +99,12 @@ def mds(
     require_embedding(method)
     dim = require_flat(rdm)
     shown = arrange(rdm, dim, categories, categories, max_images)
+    if len(shown.groups) > MAX_CATEGORIES:
+        raise InvalidInputError(
+            f"{categories!r} has {len(shown.groups)} values, and no legend tells more than "
+            f"{MAX_CATEGORIES} colours apart. Choose a coarser one, or leave categories out.",
+            n_categories=len(shown.groups),
+        )
     names = shorten(rdm[dim].values[shown.positions].tolist())
     values = np.asarray(read_pairs(rdm, dim, shown.positions), dtype=np.float64)
     _require_distances(values, names, dim)

@@ -229,7 +229,7 @@ def _draw_means(ax: Any, plan: _Plan) -> Any:
     lines = []
     for kind in range(len(plan.kinds)):
         bars = [bar for bar in plan.bars if bar.kind == kind and np.isfinite(bar.middle)]
-        if bars:
+        if len(bars) > 1:  # the mean of one is its bar
             mean = float(np.mean([bar.middle for bar in bars]))
             x = [bar.x for bar in bars]
             lines.append([(min(x) - WIDTH / 2, mean), (max(x) + WIDTH / 2, mean)])

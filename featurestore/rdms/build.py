@@ -108,7 +108,7 @@ def rdm(
     ...     [[1.0, 2, 3], [3, 2, 1], [1, 2, 4]],
     ...     dims=("image", "voxel"), coords={"image": ["a", "b", "c"]},
     ... )
-    >>> rdm(voxels).sel(image="a").values.round(4).tolist()
+    >>> rdm(voxels).sel(image="a").values.astype(float).round(4).tolist()
     [0.0, 2.0, 0.018]
     """
     require_metric(metric)

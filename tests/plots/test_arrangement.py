@@ -215,3 +215,10 @@ def test_arrangements_are_drawn_where_the_caller_wants_and_can_be_pickled():
     require_legible(figure)
     assert not axes[0].get_tightbbox().overlaps(axes[1].get_tightbbox())
     pickle.loads(pickle.dumps(figure))
+
+
+def test_more_categories_than_a_legend_can_tell_apart_are_refused():
+    rdm = random_rdm(120, [f"kind {k % 60:02d}" for k in range(120)])
+    with pytest.raises(InvalidInputError, match="60 values") as caught:
+        fs.plots.mds(rdm, categories="category")
+    assert caught.value.n_categories == 60
