@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_readme import BLOCK, BREAK, require_in_order
+from tests.test_readme import require_true
 
 PAGE = Path(__file__).parent.parent / "docs" / "geometry.md"
 
@@ -26,19 +26,6 @@ def _in_a_folder_with_stimuli(tmp_path, monkeypatch):
 def test_the_page_on_geometry_runs_and_prints_what_it_says(tmp_path, capsys, monkeypatch):
     for package in ("torch", "rsatoolbox"):
         pytest.importorskip(package)
-    blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
-    code = [body for kind, body in blocks if kind == "python"]
-    assert len(code) >= 8
-    script = tmp_path / "geometry_page.py"
-    script.write_text(f"print({BREAK!r})\n".join(code), encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.import_module("geometry_page")
-    printed = iter(capsys.readouterr().out.split(BREAK))
-    shown = ""
-    for kind, body in blocks:
-        if kind == "python":
-            shown = next(printed)
-        else:
-            require_in_order(body, shown)
+    require_true(PAGE, "geometry_page", 8, tmp_path, capsys, monkeypatch)
     for name in ("rdm.png", "scores.png", "modules.png", "arrangement.png"):
         assert (tmp_path / name).stat().st_size > 10_000

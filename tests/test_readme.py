@@ -48,24 +48,29 @@ def _without_downloads(monkeypatch):
 
 @pytest.mark.usefixtures("_in_a_folder_with_stimuli", "_without_downloads")
 def test_the_readme_runs_and_prints_what_it_says(tmp_path, capsys, monkeypatch):
-    blocks = BLOCK.findall(README.read_text(encoding="utf-8"))
+    require_true(README, "readme_example", 5, tmp_path, capsys, monkeypatch)
+
+
+def require_true(page, name, n_blocks, tmp_path, capsys, monkeypatch):
+    """Run the Python of a page in order, and compare what it prints."""
+    blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
     code = [body for kind, body in blocks if kind == "python"]
-    assert len(code) >= 5
+    assert len(code) >= n_blocks
     # A real module, as a user's script is: wrapped networks are known by their source.
-    script = tmp_path / "readme_example.py"
+    script = tmp_path / f"{name}.py"
     script.write_text(f"print({BREAK!r})\n".join(code), encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    importlib.import_module("readme_example")
+    importlib.import_module(name)
     printed = iter(capsys.readouterr().out.split(BREAK))
     shown = ""
     for kind, body in blocks:
         if kind == "python":
             shown = next(printed)
         else:
-            require_in_order(body, shown)
+            _require_in_order(body, shown)
 
 
-def require_in_order(expected: str, printed: str) -> None:
+def _require_in_order(expected: str, printed: str) -> None:
     """Every part between ellipses stands in what was printed, in that order."""
     at = 0
     for part in expected.split("..."):

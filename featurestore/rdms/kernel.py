@@ -29,7 +29,7 @@ MIN_BUDGET = 128 * 2**20
 RESERVE = 64 * 2**20  # BLAS, decoding and strips
 BLOCK_NBYTES = 64 * 2**20  # larger blocks of features gain nothing
 MIN_BLOCK_VALUES = 512
-AHEAD_PAYS = 0.8
+AHEAD_PAYS = 0.8  # what a plan must save to be chosen over one that reads ahead
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,6 @@ def plan_passes(
         edge = -(-len(involved) // n_groups)
         group = {block: n // edge for n, block in enumerate(involved)}
         plan = _grouped(source, sizes, wanted, budget, group, ahead=ahead)
-        # Reading ahead is worth a little more decoding.
         if plan is not None and (best is None or plan.nbytes < AHEAD_PAYS * best.nbytes):
             best = plan
     if best is None:

@@ -49,17 +49,6 @@ class Tile:
         """Rows and columns."""
         return self.squares.shape[0], self.squares.shape[1]
 
-    def transpose(self) -> Tile:
-        """Return the tile with its rows as columns.
-
-        Returns
-        -------
-        Tile
-            A view.
-        """
-        order = np.lexsort((self.pairs[:, 0], self.pairs[:, 1]))
-        return Tile(self.squares.T, self.pairs[order, ::-1], self.near[order], self.n_same)
-
     def rows(self, start: int, stop: int) -> Tile:
         """Return some of its rows.
 
